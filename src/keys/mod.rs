@@ -10,7 +10,11 @@ mod name;
 mod pattern;
 mod rust;
 #[cfg(test)]
-#[expect(unreachable_pub, reason = "the error is public in a generated file")]
+#[expect(
+    unreachable_pub,
+    clippy::needless_pass_by_value,
+    reason = "the helpers are for generated files"
+)]
 mod tests;
 mod typescript;
 

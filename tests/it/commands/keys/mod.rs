@@ -61,7 +61,7 @@ impl Warm {
 
     /// Fails if a key is left.
     #[track_caller]
-    fn is_taken(self) {
+    fn ends_empty(self) {
         assert_eq!(self.values.into_keys().collect::<Vec<_>>(), [""; 0], "no builder made these");
     }
 }
@@ -125,7 +125,7 @@ async fn builders_make_the_keys_that_a_run_of_the_shipped_jobs_writes() {
             calls.push(json!(["pets", tenant, id]));
         }
     }
-    left.is_taken();
+    left.ends_empty();
 
     let Some(compiled) = Compiled::new(&typescript, USES) else { return };
     let made = compiled.run(&Value::from(calls));
@@ -337,7 +337,7 @@ async fn builders_of_odd_jobs_make_the_keys_that_a_run_writes() {
         ]));
         is_new(json!(["aJobWithANameThatIsAsLongAsThePatienceOfItsReadersBC", club, code]));
     }
-    left.is_taken();
+    left.ends_empty();
 
     let Some(compiled) = Compiled::new(&typescript, "export {};") else { return };
     let keys = compiled.run(&Value::from(calls));
