@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use preheat_client::{Cache, Problem};
+use preheat_client::{Cache, Connection, Problem};
 use preheat_sandbox::Redis;
 use redis::Client;
 use redis::cluster::ClusterClient;
@@ -172,4 +172,30 @@ async fn a_user_that_may_not_touch_the_fence_reads_and_fills_nothing() {
     assert_eq!(Loader::new().read(&cache, services(), &["X-ray"]).await, ["X-ray"]);
     assert_eq!(eye(&redis).await.keys().await, [""; 0]);
     assert!(!cache.stats().breaker_open);
+}
+
+/// The rights that the README names.
+#[tokio::test]
+async fn a_user_with_the_least_rights_can_do_everything() {
+    let readme = include_str!("../../README.md");
+    let rights = readme.split("`+get").nth(1).unwrap().split('`').next().unwrap();
+    let user = format!("app on >secret ~services:* ~preheat:* resetchannels -@all +get{rights}");
+    let redis = redis_with(&[("user", &user)]);
+    let url = redis.url() + "?user=app&pass=secret";
+    let cache = Cache::builder(Connection::open(&url).unwrap()).deadline(PATIENT).build();
+    let loader = Loader::new();
+    for _ in 0..2 {
+        loader.read(&cache, services(), &["X-ray"]).await;
+        let keys = [("X-ray", services_of("43"))];
+        let load = |names: Vec<&'static str>| async move {
+            Ok::<_, std::convert::Infallible>(vec![list(&names)])
+        };
+        cache.many(keys, load).await.unwrap();
+    }
+    cache.invalidate([services()]).await.unwrap();
+    cache.flush().await;
+    let stats = cache.stats();
+    assert!(stats.problems.is_empty() && !stats.breaker_open, "{stats:?}");
+    assert_eq!((stats.fills, stats.reads["services"].hit), (2, 2));
+    assert!(eye(&redis).await.ttl("preheat:reads").await > BRIEF);
 }
