@@ -1,10 +1,10 @@
 import { Absent } from "./absent.js";
 import type { LoadMany } from "./batch.js";
 import { type Background, Counts, type Stats } from "./counts.js";
-import { LoadsExhausted } from "./errors.js";
+import { InvalidationFailed, LoadsExhausted } from "./errors.js";
 import { type CacheEvent, Events, type OnError, warn } from "./events.js";
 import { Flights } from "./flights.js";
-import { Invalidation, type Invalidated } from "./invalidation.js";
+import { type Changed, Invalidation, named } from "./invalidation.js";
 import type { Json, Loadable, Read } from "./json.js";
 import { type AnyKey, type Key, type PlainOptions, plainKey, type ReadOptions } from "./key.js";
 import { Link } from "./link.js";
@@ -140,13 +140,37 @@ export class Cache {
   }
 
   /**
-   * Removes keys, so that nobody brings older values back. **After the commit.** Gives the number of
-   * keys that were there.
+   * Removes the keys that a write changed. **After the commit.** The write has happened, so this never
+   * throws: answer as usual. Give the keys as functions (`() => keys.services(tenant)`): a builder that
+   * throws then leaves out its own key only.
+   *
+   * `false`: old values may be read until preheat hears of the change, or until their TTL ends. `onError`
+   * is told why.
+   */
+  async changed(...keys: Changed[]): Promise<boolean> {
+    const { keys: known, errors } = named(keys);
+    for (const error of errors) this.#events.failed("key", error);
+    try {
+      await this.#invalidation.keys(known);
+      return errors.length === 0;
+    } catch (error) {
+      // Each try of an invalidation that failed has told of itself.
+      if (!(error instanceof InvalidationFailed)) this.#events.failed("invalidate", error);
+      return false;
+    }
+  }
+
+  /**
+   * As {@link changed}, for those who want the error. Gives the number of keys that were there. What a
+   * function threw is thrown after the other keys are removed.
    *
    * @throws InvalidationFailed the data is committed, and old values may be read until their TTL ends
    */
-  invalidate(...keys: (Invalidated | readonly Invalidated[])[]): Promise<number> {
-    return this.#invalidation.keys(keys.flat() as Invalidated[]);
+  async invalidate(...keys: Changed[]): Promise<number> {
+    const { keys: known, errors } = named(keys);
+    const removed = await this.#invalidation.keys(known);
+    if (errors.length > 0) throw errors[0];
+    return removed;
   }
 
   /**

@@ -12,7 +12,7 @@ export type { Background, FamilyStats, Stats } from "./counts.js";
 export { localDates } from "./dates.js";
 export { DeadlineExceeded, InvalidationFailed, LoadsExhausted } from "./errors.js";
 export type { CacheEvent, FillOutcome, OnError, Operation, ReadResult } from "./events.js";
-export type { Invalidated } from "./invalidation.js";
+export type { Changed, Invalidated } from "./invalidation.js";
 export type { Json, Loadable, Read } from "./json.js";
 export type { Fill, Key, LocalDate, PlainOptions, ReadOptions } from "./key.js";
 export type { RedisLike } from "./redis-like.js";
