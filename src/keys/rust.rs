@@ -173,10 +173,14 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
     let fill = if builder.is_filled_in_full() { "Fill::Full" } else { "Fill::Brief" };
     let family = format!("\"{}\"", builder.job.name);
     let arguments = ["key", tenant, "ttl", &family, fill].map(str::to_owned);
+    let make = match builder.job.kind(builder.key) {
+        KeyKind::Shared => "shared",
+        KeyKind::Static | KeyKind::Data => "new",
+    };
     lines.push(if may_refuse(builder) {
-        call("    Ok(Key::new", &arguments, ")")
+        call(&format!("    Ok(Key::{make}"), &arguments, ")")
     } else {
-        call("    Key::new", &arguments, "")
+        call(&format!("    Key::{make}"), &arguments, "")
     });
     format!("/// `{template}`\n{}\n}}\n\n", lines.join("\n"))
 }

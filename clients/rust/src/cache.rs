@@ -16,7 +16,7 @@ use crate::background;
 use crate::connection::Connection;
 use crate::counts::{Counts, Outcome, Stats};
 use crate::error::{Crash, Error};
-use crate::flight::{Flights, Landed, Stored};
+use crate::flight::{Flights, Landed};
 use crate::key::Key;
 use crate::names::Names;
 use crate::permits::Permits;
@@ -159,7 +159,7 @@ impl Cache {
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.value(&key, false, load).await
+        self.value(&key, false, load).await.map(|(value, _)| value)
     }
 
     /// A row's value, or none if the loader says that there is no such row.
@@ -176,7 +176,7 @@ impl Cache {
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        self.value(&key, true, load).await
+        self.value(&key, true, load).await.map(|(value, _)| value)
     }
 
     /// The value's JSON, which is not parsed on a hit.
@@ -206,12 +206,13 @@ impl Cache {
         self.shared.flush().await;
     }
 
-    async fn value<T, V, E, L, F>(
+    /// The value, and its JSON with how it was come by.
+    pub(crate) async fn value<T, V, E, L, F>(
         &self,
         key: &Key<T>,
         remembers_absence: bool,
         load: L,
-    ) -> Result<V, Error<E>>
+    ) -> Result<(V, Landed), Error<E>>
     where
         V: Serialize + DeserializeOwned + Send + 'static,
         E: Send + Sync + 'static,
@@ -220,13 +221,15 @@ impl Cache {
     {
         let entry = self.shared.protocol.entry(key);
         if !self.shared.is_enabled {
-            return read(self.shared.without_cache(entry.family, text_of(load)).await);
+            let text = self.shared.without_cache(entry.family, text_of(load)).await;
+            let landed = text.map(|text| Landed::of(text, Outcome::Bypass));
+            return with_value(landed);
         }
         let looked = match self.shared.protocol.get(&entry.key).await {
             Ok(Some(text)) => match serde_json::from_slice(&text) {
                 Ok(value) => {
                     self.shared.counts.read(entry.family, Outcome::Hit);
-                    return Ok(value);
+                    return Ok((value, Landed::of(text, Outcome::Hit)));
                 }
                 Err(error) => self.shared.unreadable(&error),
             },
@@ -235,14 +238,13 @@ impl Cache {
         };
         if remembers_absence
             && self.shared.absent.has(&entry, Instant::now())
-            && let Ok(absent) = serde_json::from_slice(b"null")
+            && let Ok(absent) = serde_json::from_slice(NULL)
         {
             self.shared.counts.read(entry.family, Outcome::Joined);
-            return Ok(absent);
+            return Ok((absent, Landed::of(Bytes::from_static(NULL), Outcome::Joined)));
         }
         let question = Question { entry, accepts: is_readable::<V>, remembers_absence };
-        let landed = self.shared.fly::<E>(question, looked, text_of(load)).await;
-        read(landed.map(|landed| landed.text))
+        with_value(self.shared.fly::<E>(question, looked, text_of(load)).await)
     }
 
     /// The value's JSON, and how it was come by.
@@ -265,12 +267,12 @@ impl Cache {
         let entry = self.shared.protocol.entry(key);
         if !self.shared.is_enabled {
             let text = self.shared.without_cache(entry.family, load).await?;
-            return Ok(Landed { text, outcome: Outcome::Bypass, stored: Stored::No });
+            return Ok(Landed::of(text, Outcome::Bypass));
         }
         let looked = match self.shared.protocol.get(&entry.key).await {
             Ok(Some(text)) => {
                 self.shared.counts.read(entry.family, Outcome::Hit);
-                return Ok(Landed { text, outcome: Outcome::Hit, stored: Stored::No });
+                return Ok(Landed::of(text, Outcome::Hit));
             }
             Ok(None) => Looked::Nothing,
             Err(_noted) => Looked::Unanswered,
@@ -299,6 +301,16 @@ impl Shared {
         self.protocol.problems.note(Problem::Unreadable, error);
         Looked::Unreadable
     }
+}
+
+/// What says that there is no row.
+pub(crate) const NULL: &[u8] = b"null";
+
+fn with_value<V: DeserializeOwned, E: Send + Sync + 'static>(
+    landed: Result<Landed, Crash>,
+) -> Result<(V, Landed), Error<E>> {
+    let landed = landed.map_err(Crash::into_error)?;
+    Ok((read(Ok(landed.text.clone()))?, landed))
 }
 
 /// The value that a load brought.

@@ -21,6 +21,8 @@ pub enum Error<E> {
     Recursive,
     /// The loader's value cannot be written as JSON, or not be read back as the key's type.
     Value(Arc<serde_json::Error>),
+    /// The value of a shared key was to be handed out without a look whose it is.
+    Unchecked,
     /// A loader of several keys returned another number of values.
     Count {
         /// How many values were asked for.
@@ -37,6 +39,7 @@ impl<E> Clone for Error<E> {
             Self::Panicked => Self::Panicked,
             Self::Exhausted => Self::Exhausted,
             Self::Recursive => Self::Recursive,
+            Self::Unchecked => Self::Unchecked,
             Self::Value(error) => Self::Value(Arc::clone(error)),
             Self::Count { expected, found } => Self::Count { expected: *expected, found: *found },
         }
@@ -50,6 +53,7 @@ impl<E: fmt::Debug> fmt::Debug for Error<E> {
             Self::Panicked => f.write_str("Panicked"),
             Self::Exhausted => f.write_str("Exhausted"),
             Self::Recursive => f.write_str("Recursive"),
+            Self::Unchecked => f.write_str("Unchecked"),
             Self::Value(error) => f.debug_tuple("Value").field(error).finish(),
             Self::Count { expected, found } => {
                 f.debug_struct("Count").field("expected", expected).field("found", found).finish()
@@ -65,6 +69,7 @@ impl<E> fmt::Display for Error<E> {
             Self::Panicked => f.write_str("the loader panicked or was ended"),
             Self::Exhausted => f.write_str("too many loads are waiting"),
             Self::Recursive => f.write_str("the loader asked for the key that it loads"),
+            Self::Unchecked => f.write_str("the value may be another tenant's, and nobody looked"),
             Self::Value(_) => f.write_str("the loader's value is not the key's as JSON"),
             Self::Count { expected, found } => {
                 write!(f, "the loader returned {found} values for {expected} keys")
@@ -78,7 +83,11 @@ impl<E: StdError + 'static> StdError for Error<E> {
         match self {
             Self::Load(error) => Some(error.as_ref()),
             Self::Value(error) => Some(error.as_ref()),
-            Self::Panicked | Self::Exhausted | Self::Recursive | Self::Count { .. } => None,
+            Self::Panicked
+            | Self::Exhausted
+            | Self::Recursive
+            | Self::Unchecked
+            | Self::Count { .. } => None,
         }
     }
 }

@@ -25,6 +25,13 @@ pub(crate) struct Landed {
     pub(crate) stored: Stored,
 }
 
+impl Landed {
+    /// A value that this read did not store.
+    pub(crate) fn of(text: Bytes, outcome: Outcome) -> Self {
+        Self { text, outcome, stored: Stored::No }
+    }
+}
+
 /// Whether the value is in Redis now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stored {

@@ -37,6 +37,7 @@ pub struct Key<T> {
     ttl: Duration,
     family: &'static str,
     fill: Fill,
+    is_shared: bool,
     value: PhantomData<fn() -> T>,
 }
 
@@ -56,14 +57,28 @@ impl<T> Key<T> {
         fill: Fill,
     ) -> Self {
         let fence = tenant.map_or(Fence::Fleet, Fence::Tenant);
-        Self { key: key.into(), fence, ttl, family, fill, value: PhantomData }
+        let key = key.into();
+        Self { key, fence, ttl, family, fill, is_shared: false, value: PhantomData }
+    }
+
+    /// A key without its tenant in it (`pet:{id}`), with the tenant for whom it is read. Its value may be another
+    /// tenant's: whoever reads it must look whose it is.
+    pub fn shared(
+        key: impl Into<String>,
+        tenant: Option<String>,
+        ttl: Duration,
+        family: &'static str,
+        fill: Fill,
+    ) -> Self {
+        Self { is_shared: true, ..Self::new(key, tenant, ttl, family, fill) }
     }
 
     /// A key of no job. It has no fence, so a fill lives for ten seconds at most: nobody could say that the
     /// value has become old while it was loaded.
     pub fn plain(key: impl Into<String>, ttl: Duration) -> Self {
         let key = key.into();
-        Self { key, fence: Fence::None, ttl, family: OTHER, fill: Fill::Full, value: PhantomData }
+        let (fence, family, fill) = (Fence::None, OTHER, Fill::Full);
+        Self { key, fence, ttl, family, fill, is_shared: false, value: PhantomData }
     }
 
     /// The same key, with the tenant whose data it has: a fill lives for its whole TTL.
@@ -75,8 +90,8 @@ impl<T> Key<T> {
 
     /// The same key with its value as any JSON, so that keys of several types fit into one list.
     pub fn any(self) -> Key<serde_json::Value> {
-        let Self { key, fence, ttl, family, fill, value: _ } = self;
-        Key { key, fence, ttl, family, fill, value: PhantomData }
+        let Self { key, fence, ttl, family, fill, is_shared, value: _ } = self;
+        Key { key, fence, ttl, family, fill, is_shared, value: PhantomData }
     }
 
     /// Its text, without the prefix.
@@ -107,6 +122,11 @@ impl<T> Key<T> {
         self.fill
     }
 
+    /// Whether its value may be another tenant's.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
+    }
+
     pub(crate) fn fence(&self) -> &Fence {
         &self.fence
     }
@@ -114,13 +134,14 @@ impl<T> Key<T> {
 
 impl<T> Clone for Key<T> {
     fn clone(&self) -> Self {
-        let Self { key, fence, ttl, family, fill, value } = self;
+        let Self { key, fence, ttl, family, fill, is_shared, value } = self;
         Self {
             key: key.clone(),
             fence: fence.clone(),
             ttl: *ttl,
             family,
             fill: *fill,
+            is_shared: *is_shared,
             value: *value,
         }
     }
@@ -128,13 +149,14 @@ impl<T> Clone for Key<T> {
 
 impl<T> fmt::Debug for Key<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, fence, ttl, family, fill, value: _ } = self;
+        let Self { key, fence, ttl, family, fill, is_shared, value: _ } = self;
         f.debug_struct("Key")
             .field("key", key)
             .field("fence", fence)
             .field("ttl", ttl)
             .field("family", family)
             .field("fill", fill)
+            .field("is_shared", is_shared)
             .finish()
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::sleep;
 
 use crate::absent::Absent;
+use crate::cache::NULL;
 use crate::chain::{CacheId, Chain};
 use crate::counts::{Counts, Outcome};
 use crate::error::Crash;
@@ -216,7 +217,7 @@ impl Shared {
             return Some(Load { departure, ticket: None });
         }
         self.counts.read(question.entry.family, Outcome::Hit);
-        pilot.land(Ok(Landed { text, outcome: Outcome::Hit, stored: Stored::No }));
+        pilot.land(Ok(Landed::of(text, Outcome::Hit)));
         None
     }
 
@@ -274,7 +275,7 @@ impl Shared {
     /// Why a value must not be filled.
     fn obstacle(&self, flight: &Flight, question: &Question, text: &Bytes) -> Option<Stored> {
         let entry = &question.entry;
-        if text.as_ref() == b"null" {
+        if text.as_ref() == NULL {
             if question.remembers_absence {
                 self.absent.add(entry, Instant::now());
                 if flight.is_dropped() {

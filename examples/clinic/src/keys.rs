@@ -58,7 +58,7 @@ pub fn pets(tenant: impl fmt::Display, id: impl fmt::Display) -> Result<Key<Pets
     let id = as_uuid("id", id)?;
     let key = format!("pet:{id}");
     let ttl = Duration::from_millis(900_000);
-    Ok(Key::new(key, Some(tenant), ttl, "pets", Fill::Brief))
+    Ok(Key::shared(key, Some(tenant), ttl, "pets", Fill::Brief))
 }
 
 /// A row of job `products`.

@@ -18,17 +18,20 @@ mod summary;
 mod tenant;
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use preheat_client::{Cache, Connection, Key};
 use sqlx::PgPool;
-use sqlx::postgres::PgPoolOptions;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
 pub use settings::{Settings, WrongSetting};
 
 /// Connections to the database: as many as the cache lets load at a time.
 const DATABASE_CONNECTIONS: u32 = 16;
+const STATEMENT_TIMEOUT: &str = "5s";
+const ACQUIRED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What all requests share.
 #[derive(Clone, Debug)]
@@ -41,9 +44,13 @@ pub struct Service {
 impl Service {
     /// Connects when the first request needs it: the service starts without database and cache.
     pub fn new(settings: &Settings) -> Result<Self, Box<dyn StdError>> {
+        // All callers of a key wait for its load, so the server ends one that takes too long.
+        let options: PgConnectOptions = settings.database_url.parse()?;
+        let options = options.options([("statement_timeout", STATEMENT_TIMEOUT)]);
         let db = PgPoolOptions::new()
             .max_connections(DATABASE_CONNECTIONS)
-            .connect_lazy(&settings.database_url)?;
+            .acquire_timeout(ACQUIRED_WITHIN)
+            .connect_lazy_with(options);
         let cache = Cache::builder(Connection::open(&settings.redis_url)?)
             .enabled(settings.has_cache)
             .on_problem(|problem, error| tracing::warn!(problem = problem.name(), error, "cache"))

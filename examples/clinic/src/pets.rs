@@ -1,7 +1,8 @@
 //! A pet's profile. Its key has no tenant in it, so each read checks whose it is.
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use chrono::NaiveDate;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 
 use crate::Service;
 use crate::error::Error;
-use crate::json::{Answer, moment};
+use crate::json::moment;
 use crate::keys::{self, PetsRow};
 use crate::tenant::Tenant;
 
@@ -21,17 +22,18 @@ pub(crate) fn routes() -> Router<Service> {
 }
 
 /// The loader finds the caller's pets alone: the fill is watched by the caller's fence, which does not move when
-/// another clinic's pet changes.
+/// another clinic's pet changes. The value may be another clinic's nevertheless, because that one asked for it or
+/// because preheat wrote it.
 async fn one(
     State(service): State<Service>,
     tenant: Tenant,
     Path(id): Path<Uuid>,
-) -> Answer<PetsRow> {
+    headers: HeaderMap,
+) -> Result<Response, Error> {
     let key = keys::pets(tenant.id, id)?;
-    let pet = service.cache.find_or_load(key, move || load(service.db, tenant.id, id)).await?;
-    // The value may be there because its own clinic asked for it, or because preheat wrote it.
-    let is_own = |pet: &PetsRow| pet.tenant_id == tenant.id.to_string();
-    pet.filter(is_own).map(Json).ok_or(Error::NotFound)
+    let load = move || load(service.db, tenant.id, id);
+    let is_own = move |pet: &PetsRow| pet.tenant_id == tenant.id.to_string();
+    Ok(service.cache.respond_found(&headers, key, load, is_own).await?)
 }
 
 #[derive(Deserialize)]

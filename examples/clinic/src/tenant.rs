@@ -36,7 +36,7 @@ impl Tenant {
     }
 }
 
-/// The clinics that have asked already.
+/// The clinics that have asked already. They are kept for ever, which is a shortcut: a session ends.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tenants {
     known: Arc<Mutex<HashMap<Uuid, Tenant>>>,

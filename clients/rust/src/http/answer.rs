@@ -9,9 +9,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::etag::etag;
-use crate::cache::Cache;
+use crate::cache::{Cache, NULL};
 use crate::counts::Outcome;
 use crate::error::Error;
 use crate::flight::{Landed, Stored};
@@ -28,7 +29,9 @@ impl Cache {
     /// Answers a request with the key's value, which is not parsed on a hit.
     ///
     /// The answer has a strong `ETag`, and no body if the request names it (304); `Cache-Status` says whether the
-    /// value came from Redis. Authenticate first, and make the key of the tenant that this gave.
+    /// value came from Redis. A value that is `null` is a 404. Authenticate first, and make the key of the tenant
+    /// that this gave. A shared key ([`Key::shared`]) is refused with [`Error::Unchecked`]: see
+    /// [`Cache::respond_found`].
     pub async fn respond<T, E, L, F>(
         &self,
         request: &HeaderMap,
@@ -41,12 +44,40 @@ impl Cache {
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<T, E>> + Send + 'static,
     {
+        if key.is_shared() {
+            return Err(Error::Unchecked);
+        }
         self.text(&key, load).await.map(|landed| answer(request, landed))
+    }
+
+    /// The same for a row that may not exist, or not be the caller's: 404 unless there is one and `may_see` says
+    /// yes. That there is none is remembered as by [`Cache::find_or_load`].
+    pub async fn respond_found<T, E, L, F>(
+        &self,
+        request: &HeaderMap,
+        key: Key<T>,
+        load: L,
+        may_see: impl FnOnce(&T) -> bool,
+    ) -> Result<Response, Error<E>>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Send + Sync + 'static,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        let (value, landed) = self.value(&key, true, load).await?;
+        Ok(match value {
+            Some(value) if may_see(&value) => answer(request, landed),
+            Some(_) | None => not_found(&landed),
+        })
     }
 }
 
 /// The answer to a request with these headers.
 pub(super) fn answer(request: &HeaderMap, landed: Landed) -> Response {
+    if landed.text.as_ref() == NULL {
+        return not_found(&landed);
+    }
     let Landed { text, outcome, stored } = landed;
     let tag = etag(&text);
     let has_it = request.get_all(IF_NONE_MATCH).iter().any(|tags| names(tags, &tag));
@@ -62,6 +93,12 @@ pub(super) fn answer(request: &HeaderMap, landed: Landed) -> Response {
     headers.insert(CACHE_CONTROL, ASK_EACH_TIME);
     headers.insert(CACHE_STATUS, HeaderValue::from_static(cache_status(outcome, stored)));
     response
+}
+
+fn not_found(landed: &Landed) -> Response {
+    let status = HeaderValue::from_static(cache_status(landed.outcome, landed.stored));
+    let headers = [(CACHE_CONTROL, ASK_EACH_TIME), (CACHE_STATUS, status)];
+    (StatusCode::NOT_FOUND, headers).into_response()
 }
 
 /// Whether an `If-None-Match` names this tag: any, or the same, weak or strong.
@@ -92,6 +129,7 @@ impl<E> IntoResponse for Error<E> {
             Self::Load(_)
             | Self::Panicked
             | Self::Recursive
+            | Self::Unchecked
             | Self::Value(_)
             | Self::Count { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };

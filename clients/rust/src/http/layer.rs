@@ -35,7 +35,7 @@ use crate::problem::{Problem, TooLarge};
 /// stored, so it must equal preheat's value. Headers of the handler's own are not kept.
 ///
 /// Its key needs an extension of the request that the layer of the authentication sets: the tenant. A request
-/// without one goes through uncached. Set that layer outside of this one, with `route_layer` for example:
+/// without one goes through uncached, and so does one with a shared key, whose value may be another tenant's. Set that layer outside of this one, with `route_layer` for example:
 ///
 /// ```text
 /// Router::new()
@@ -129,8 +129,9 @@ where
         };
         let has_body = !body.is_end_stream();
         let request = Request::from_parts(parts, body);
-        if has_body {
-            return Box::pin(inner.call(request)); // it may decide the answer, and is in no key
+        // A body may decide the answer, and is in no key.
+        if has_body || key.is_shared() {
+            return Box::pin(inner.call(request));
         }
         Box::pin(read_through(self.layer.cache.clone(), key, inner, request))
     }

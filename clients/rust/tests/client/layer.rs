@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use preheat_client::{Cache, Cached, Error, Key, Reads};
+use preheat_client::{Cache, Cached, Error, Fill, Key, Reads};
 use tower::ServiceExt;
 
 use crate::support::{HOUR, Loader, builder, cache, eye, list, redis, services_of};
@@ -302,4 +302,50 @@ async fn an_error_shows_no_detail() {
     let body = to_bytes(response.into_body(), 1000).await.unwrap();
     assert_eq!(body, "could not load the value");
     assert_eq!(Error::<()>::Exhausted.into_response().status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+fn pet() -> Key<String> {
+    Key::shared("pet:7", Some("42".to_owned()), HOUR, "pets", Fill::Brief)
+}
+
+#[tokio::test]
+async fn a_shared_key_is_answered_only_with_a_look_whose_it_is() {
+    let redis = redis();
+    let (cache, mut eye) = (cache(&redis).await, eye(&redis).await);
+    eye.ask::<()>(&["SET", "pet:7", r#""Rex""#]).await;
+    let request = HeaderMap::new();
+    let load = || async { Ok::<_, std::convert::Infallible>("Max".to_owned()) };
+    let refused = cache.respond(&request, pet(), load).await;
+    assert!(matches!(refused, Err(Error::Unchecked)), "{refused:?}");
+
+    let find = || async { Ok::<_, std::convert::Infallible>(Some("Max".to_owned())) };
+    let found = cache.respond_found(&request, pet(), find, |pet| pet == "Rex").await.unwrap();
+    assert_eq!(
+        (found.status(), &found.headers()[CACHE_STATUS]),
+        (StatusCode::OK, &"preheat; hit".parse().unwrap())
+    );
+    let other = cache.respond_found(&request, pet(), find, |pet| pet == "Max").await.unwrap();
+    assert_eq!(other.status(), StatusCode::NOT_FOUND);
+    assert!(!other.headers().contains_key(ETAG));
+    assert_eq!(to_bytes(other.into_body(), 100).await.unwrap(), "");
+
+    let layer = Cached::by(&cache, |_tenant: &Tenant| pet());
+    let app = Router::new()
+        .route("/services", get(|| async { json() }).layer(layer))
+        .route_layer(from_fn(authenticate));
+    let (_, headers, body) = ask(&app, Method::GET, &[OF_42]).await;
+    assert_eq!((headers.contains_key(CACHE_STATUS), body.as_str()), (false, r#"["X-ray"]"#));
+}
+
+#[tokio::test]
+async fn no_row_is_not_found() {
+    let redis = redis();
+    let cache = cache(&redis).await;
+    let request = HeaderMap::new();
+    let find = || async { Ok::<_, std::convert::Infallible>(None::<String>) };
+    let none = cache.respond_found(&request, pet(), find, |_| true).await.unwrap();
+    assert_eq!(none.status(), StatusCode::NOT_FOUND);
+    let key = Key::<Option<String>>::plain("row", HOUR).of_tenant("42");
+    let none = cache.respond(&request, key, find).await.unwrap();
+    assert_eq!(none.status(), StatusCode::NOT_FOUND);
 }
