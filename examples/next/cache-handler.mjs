@@ -5,7 +5,6 @@ import { fenceHandler } from "preheat-client/next";
 // `lazyConnect`: Next loads this file while it builds, too.
 const redis = new Redis(process.env.REDIS_URL ?? "redis://127.0.0.1", {
   lazyConnect: true,
-  enableOfflineQueue: true,
   maxRetriesPerRequest: 0,
 });
 redis.on("error", () => {}); // The handler tells of what a render meets.

@@ -83,13 +83,15 @@ pub(super) fn file(jobs: &[JobBuilders<'_>], arguments: &str) -> String {
         keys.extend(job.builders.iter().map(|builder| function(job, builder)));
     }
     let keys = format!("export const keys = {{\n{}}};\n", keys.join("\n"));
+    let used = ["Key", "SharedKey"].into_iter().filter(|ty| keys.contains(&format!("): {ty}<")));
+    let used = used.collect::<Vec<_>>().join(", ");
     let helpers = used_helpers(HELPERS, helper_name, &keys);
     let helpers: String = helpers.iter().flat_map(|helper| ["\n", helper, "\n"]).collect();
     format!(
         "// Made from the job files by `preheat keys {arguments}`; do not edit.\n\
          // To make it anew: preheat keys {arguments} --output <this file>\n\
          /* eslint-disable */\n\
-         import type {{ Key }} from \"preheat-client\";\n\n{types}{keys}{helpers}"
+         import type {{ {used} }} from \"preheat-client\";\n\n{types}{keys}{helpers}"
     )
 }
 
@@ -168,11 +170,15 @@ fn function(job: &JobBuilders<'_>, builder: &Builder<'_>) -> String {
     let ttl = grouped(builder.job.ttl.as_millis());
     let family = &builder.job.name;
     let fill = if builder.is_filled_in_full() { "full" } else { "brief" };
+    let (ty, shared) = match builder.job.kind(builder.key) {
+        KeyKind::Shared => ("SharedKey", "    shared: true,\n"),
+        KeyKind::Static | KeyKind::Data => ("Key", ""),
+    };
     format!(
         "  /** `{template}` */\n  \
-         {name}: {generics}({parameters}): Key<{value}> => ({{\n    \
+         {name}: {generics}({parameters}): {ty}<{value}> => ({{\n    \
          tenant: {tenant},\n    key: {key},\n    ttl: {ttl},\n    family: \"{family}\",\n    \
-         fill: \"{fill}\",\n  }}),\n"
+         fill: \"{fill}\",\n{shared}  }}),\n"
     )
 }
 

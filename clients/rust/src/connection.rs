@@ -27,7 +27,7 @@ pub struct Connection {
 
 enum Source {
     Given(Box<dyn Link>),
-    Opened { client: Client, current: Mutex<ConnectionManager> },
+    Opened { client: Box<Client>, current: Mutex<ConnectionManager> },
 }
 
 impl Connection {
@@ -43,7 +43,7 @@ impl Connection {
         let tcp = tcp.set_user_timeout(ACKNOWLEDGED_WITHIN);
         let client = Client::open(info.set_tcp_settings(tcp)).map_err(invalid)?;
         let current = Mutex::new(manager(&client).map_err(invalid)?);
-        Ok(Self { source: Source::Opened { client, current } })
+        Ok(Self { source: Source::Opened { client: Box::new(client), current } })
     }
 
     pub(crate) fn send(&self, command: Cmd) -> Reply {

@@ -1,19 +1,27 @@
+import { abortable } from "./abort.js";
 import { Absent } from "./absent.js";
 import type { LoadMany } from "./batch.js";
 import { type Background, Counts, type Stats } from "./counts.js";
-import { LoadsExhausted } from "./errors.js";
+import { InvalidationFailed, LoadsExhausted } from "./errors.js";
 import { type CacheEvent, Events, type OnError, warn } from "./events.js";
 import { Flights } from "./flights.js";
-import { Invalidation, type Invalidated } from "./invalidation.js";
+import { type Changed, Invalidation, named } from "./invalidation.js";
 import type { Json, Loadable, Read } from "./json.js";
-import { type AnyKey, type Key, type PlainOptions, plainKey, type ReadOptions } from "./key.js";
+import {
+  type AnyKey,
+  type Key,
+  type PlainOptions,
+  plainKey,
+  type ReadOptions,
+  type RespondOptions,
+} from "./key.js";
 import { Link } from "./link.js";
 import { Loads, Turn } from "./loads.js";
 import { Nesting } from "./nesting.js";
 import { Protocol } from "./protocol.js";
 import { Reader, type ReadText } from "./reader.js";
 import type { RedisLike } from "./redis-like.js";
-import { exhausted, type RequestLike, responseTo } from "./respond.js";
+import { exhausted, notFound, type RequestLike, responseTo } from "./respond.js";
 
 /** How a cache is made. */
 export interface CacheOptions {
@@ -39,6 +47,9 @@ export interface CacheOptions {
 
 /** Loads one value from the database. */
 export type Load<L> = () => Promise<L> | L;
+
+/** Loads a value for each of those that Redis does not have, in their order. */
+export type LoadEach<A, L> = (missing: A[]) => Promise<readonly L[]> | readonly L[];
 
 const MAX_BYTES = 5 * 1024 * 1024;
 
@@ -80,7 +91,7 @@ export class Cache {
 
   /** Reads a value, and loads it if Redis does not have it. */
   cached<T, L extends Loadable<T>>(
-    key: Key<T>,
+    key: Key<T, boolean>,
     load: Load<L>,
     options?: ReadOptions,
   ): Promise<Read<T, L>>;
@@ -98,7 +109,7 @@ export class Cache {
 
   /** Reads a row that may not exist. That it does not is remembered for a second, in this process. */
   async find<T, L extends Loadable<T> | null | undefined>(
-    key: Key<T>,
+    key: Key<T, boolean>,
     load: Load<L>,
     options: ReadOptions = {},
   ): Promise<Read<T, NonNullable<L>> | null> {
@@ -110,29 +121,70 @@ export class Cache {
    * Reads several values by one command. `load` gets the keys that Redis does not have, and gives a
    * value for each, in their order.
    */
-  async many<T, L extends Loadable<T>>(
-    keys: readonly Key<T>[],
-    load: (missing: Key<T>[]) => Promise<readonly L[]> | readonly L[],
+  many<T, Shared extends boolean, L extends Loadable<T>>(
+    keys: readonly Key<T, Shared>[],
+    load: LoadEach<Key<T, Shared>, L>,
+    options?: ReadOptions,
+  ): Promise<Read<T, L>[]>;
+  /** The same with what the loader is asked for beside each key, such as the day of a day's slots. */
+  many<A, T, L extends Loadable<T>>(
+    keys: readonly (readonly [A, Key<T, boolean>])[],
+    load: LoadEach<A, L>,
+    options?: ReadOptions,
+  ): Promise<Read<T, L>[]>;
+  async many(
+    entries: readonly (AnyKey | readonly [unknown, AnyKey])[],
+    load: LoadEach<never, unknown>,
     options: ReadOptions = {},
-  ): Promise<Read<T, L>[]> {
-    const loadMany: LoadMany = async (targets) => load(targets.map(({ key }) => key as Key<T>));
+  ): Promise<unknown[]> {
+    const loadEach = load as LoadEach<unknown, unknown>;
+    const pairs = entries.map((entry) => (isPair(entry) ? entry : ([entry, entry] as const)));
+    const keys = pairs.map(([, key]) => key);
+    const askedBy = new Map(pairs.map(([asked, { key }]) => [key, asked]));
+    const loadMany: LoadMany = async (targets) =>
+      loadEach(targets.map(({ key }) => askedBy.get(key.key)));
     const reads = await abortable(options.signal, () => this.#reader.many(keys, loadMany));
     return Promise.all(
-      reads.map((read, i) => this.#valueOf(read, async () => (await load([keys[i] as Key<T>]))[0])),
-    ) as Promise<Read<T, L>[]>;
+      reads.map((read, i) => this.#valueOf(read, async () => (await loadEach([pairs[i]?.[0]]))[0])),
+    );
   }
 
   /**
    * The response to a `GET`: the JSON text as Redis has it, without a parse, with an ETag, 304 where
-   * the client has it already, and `Cache-Status`. 503 for {@link LoadsExhausted}.
+   * the client has it already, and `Cache-Status`. 404 where there is no value (`null`), 503 for
+   * {@link LoadsExhausted}.
+   *
+   * The value of a key that tenants share may be another tenant's, so such a key needs `check`. With
+   * `check` the text is parsed, and a value that the caller may not see is a 404.
    */
-  async respond<T, L extends Loadable<T>>(
+  respond<T, L extends Loadable<T> | null | undefined>(
     request: RequestLike,
     key: Key<T>,
     load: Load<L>,
+    options?: RespondOptions<NonNullable<Read<T, L>>>,
+  ): Promise<Response>;
+  respond<T, L extends Loadable<T> | null | undefined>(
+    request: RequestLike,
+    key: Key<T, boolean>,
+    load: Load<L>,
+    options: RespondOptions<NonNullable<Read<T, L>>>,
+  ): Promise<Response>;
+  async respond(
+    request: RequestLike,
+    key: Key<unknown, boolean>,
+    load: Load<unknown>,
+    options?: RespondOptions<never>,
   ): Promise<Response> {
+    const check = options?.check as ((value: unknown) => boolean) | undefined;
+    if (key.shared && !check) {
+      throw new TypeError(`\`${key.key}\` may be another tenant's: \`respond\` needs \`check\``);
+    }
     try {
-      return responseTo(request, await this.#one(key, load, undefined, false));
+      const read = await this.#one(key, load, undefined, false);
+      if (!check) return responseTo(request, read);
+      const { text, value } = await this.#parsed(read, load);
+      if (value === undefined || value === null || !check(value)) return notFound(read);
+      return responseTo(request, { ...read, text });
     } catch (error) {
       if (error instanceof LoadsExhausted) return exhausted();
       throw error;
@@ -140,13 +192,37 @@ export class Cache {
   }
 
   /**
-   * Removes keys, so that nobody brings older values back. **After the commit.** Gives the number of
-   * keys that were there.
+   * Removes the keys that a write changed. **After the commit.** The write has happened, so this never
+   * throws: answer as usual. Give the keys as functions (`() => keys.services(tenant)`): a builder that
+   * throws then leaves out its own key only.
+   *
+   * `false`: old values may be read until preheat hears of the change, or until their TTL ends. `onError`
+   * is told why.
+   */
+  async changed(...keys: Changed[]): Promise<boolean> {
+    const { keys: known, errors } = named(keys);
+    for (const error of errors) this.#events.failed("key", error);
+    try {
+      await this.#invalidation.keys(known);
+      return errors.length === 0;
+    } catch (error) {
+      // Each try of an invalidation that failed has told of itself.
+      if (!(error instanceof InvalidationFailed)) this.#events.failed("invalidate", error);
+      return false;
+    }
+  }
+
+  /**
+   * As {@link changed}, for those who want the error. Gives the number of keys that were there. What a
+   * function threw is thrown after the other keys are removed.
    *
    * @throws InvalidationFailed the data is committed, and old values may be read until their TTL ends
    */
-  invalidate(...keys: (Invalidated | readonly Invalidated[])[]): Promise<number> {
-    return this.#invalidation.keys(keys.flat() as Invalidated[]);
+  async invalidate(...keys: Changed[]): Promise<number> {
+    const { keys: known, errors } = named(keys);
+    const removed = await this.#invalidation.keys(known);
+    if (errors.length > 0) throw errors[0];
+    return removed;
   }
 
   /**
@@ -181,32 +257,29 @@ export class Cache {
     return abortable(signal, () => this.#reader.one(key, async () => [await load()], remembers));
   }
 
-  /** A copy for each caller. A text that is no JSON was written by somebody else; it counts for nothing. */
+  /** A copy for each caller. */
   async #valueOf(read: ReadText, load: Load<unknown>): Promise<unknown> {
-    if (read.text === undefined) return undefined;
+    return (await this.#parsed(read, load)).value;
+  }
+
+  /** The value and its text. A text that is no JSON was written by somebody else; it counts for nothing. */
+  async #parsed(read: ReadText, load: Load<unknown>): Promise<{ text?: string; value: unknown }> {
+    const { text } = read;
+    if (text === undefined) return { value: undefined };
     try {
-      return JSON.parse(read.text) as unknown;
+      return { text, value: JSON.parse(text) as unknown };
     } catch (error) {
       this.#events.failed("read", error);
-      const value = await this.#loads.run(new Turn(), async () => load());
-      return value === undefined ? undefined : (JSON.parse(JSON.stringify(value)) as unknown);
+      const loaded = JSON.stringify(await this.#loads.run(new Turn(), async () => load())) as
+        | string
+        | undefined;
+      if (loaded === undefined) return { value: undefined };
+      return { text: loaded, value: JSON.parse(loaded) as unknown };
     }
   }
 }
 
-/** Ends the caller's wait when its signal says so, and nothing else. */
-async function abortable<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
-  if (!signal) return work();
-  signal.throwIfAborted();
-  const running = work();
-  let abort: (() => void) | undefined;
-  try {
-    return await new Promise<T>((resolve, reject) => {
-      abort = () => reject(signal.reason as Error);
-      signal.addEventListener("abort", abort);
-      running.then(resolve, reject);
-    });
-  } finally {
-    if (abort) signal.removeEventListener("abort", abort);
-  }
+/** `Array.isArray` does not know readonly pairs. */
+function isPair(entry: AnyKey | readonly [unknown, AnyKey]): entry is readonly [unknown, AnyKey] {
+  return Array.isArray(entry);
 }

@@ -31,7 +31,7 @@ export interface FamilyStats {
 /** A snapshot of the counters since the cache was made. */
 export interface Stats {
   readonly families: Readonly<Record<string, Readonly<FamilyStats>>>;
-  /** Failures of Redis. */
+  /** Failures of Redis, and of functions that make keys for `changed`. */
   readonly errors: number;
   /** Whether Redis is not being asked, but for a probe a second. */
   readonly breakerOpen: boolean;

@@ -12,8 +12,19 @@ export type ReadResult =
 /** What became of a loaded value: `skipped` is one that may not be cached, is too large, or is there already. */
 export type FillOutcome = "written" | "refused" | "failed" | "skipped";
 
-/** What the cache was doing when Redis failed it. */
-export type Operation = "read" | "begin" | "fill" | "invalidate" | "counts" | "scripts" | "hook";
+/**
+ * What the cache was doing when something failed: Redis, an application's hook, or the function that makes
+ * a `key` for `changed`.
+ */
+export type Operation =
+  | "read"
+  | "begin"
+  | "fill"
+  | "invalidate"
+  | "key"
+  | "counts"
+  | "scripts"
+  | "hook";
 
 /** What `onEvent` is told, for metrics. Labels are bounded: `family` is a job's name. */
 export type CacheEvent =
@@ -81,10 +92,29 @@ export class Events {
   }
 }
 
-/** What `onError` does unless the application says otherwise: nothing is lost silently. */
+/** What a failure means for the application. */
+const MEANING: Record<Operation, string> = {
+  read: "the loader answers instead",
+  begin: "the value is loaded and not cached",
+  fill: "the value is served and not cached",
+  invalidate: "the write stands; old values may be read until preheat hears of it",
+  key: "a write left out a key that cannot be made",
+  counts: "reads are counted later",
+  scripts: "fills live for ten seconds",
+  hook: "the cache goes on",
+};
+
+/** What `onError` does unless the application says otherwise: nothing is lost silently. One line. */
 export function warn(operation: Operation, error: unknown): void {
-  console.warn(
-    `preheat-client: ${operation} failed; reads go on without Redis where they must:`,
-    error,
-  );
+  console.warn(`preheat-client: ${operation} failed; ${MEANING[operation]}: ${described(error)}`);
+}
+
+/** The error's code and message. Some errors of connections have no message of their own. */
+function described(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const { code } = error as { code?: unknown };
+  const first = error instanceof AggregateError ? (error.errors[0] as unknown) : undefined;
+  const message = error.message || (first instanceof Error ? first.message : "") || error.name;
+  const text = typeof code === "string" && !message.includes(code) ? `${code}: ${message}` : message;
+  return text.replaceAll(/\s+/g, " ").trim();
 }

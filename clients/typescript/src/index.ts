@@ -7,13 +7,21 @@
  *
  * @module
  */
-export { Cache, createCache, type CacheOptions, type Load } from "./cache.js";
+export { Cache, createCache, type CacheOptions, type Load, type LoadEach } from "./cache.js";
 export type { Background, FamilyStats, Stats } from "./counts.js";
 export { localDates } from "./dates.js";
 export { DeadlineExceeded, InvalidationFailed, LoadsExhausted } from "./errors.js";
 export type { CacheEvent, FillOutcome, OnError, Operation, ReadResult } from "./events.js";
-export type { Invalidated } from "./invalidation.js";
+export type { Changed, Invalidated } from "./invalidation.js";
 export type { Json, Loadable, Read } from "./json.js";
-export type { Fill, Key, LocalDate, PlainOptions, ReadOptions } from "./key.js";
+export type {
+  Fill,
+  Key,
+  LocalDate,
+  PlainOptions,
+  ReadOptions,
+  RespondOptions,
+  SharedKey,
+} from "./key.js";
 export type { RedisLike } from "./redis-like.js";
 export type { RequestLike } from "./respond.js";

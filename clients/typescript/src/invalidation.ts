@@ -11,6 +11,47 @@ export interface Invalidated {
   readonly tenant?: string | null | undefined;
 }
 
+/**
+ * What a write changed: keys, functions that build them, and lists of either. Of `undefined`, `null`,
+ * `false` and `""` nothing is removed. A function may throw, as a builder of `preheat keys` does for a text
+ * that makes no key; the other keys are removed all the same.
+ */
+export type Changed =
+  | Invalidated
+  | (() => Changed)
+  | readonly Changed[]
+  | undefined
+  | null
+  | false
+  | "";
+
+/** The keys that are meant, and what the functions threw. */
+export interface Named {
+  readonly keys: Invalidated[];
+  readonly errors: unknown[];
+}
+
+/** Builds the keys, each by itself. */
+export function named(changed: Changed, into: Named = { keys: [], errors: [] }): Named {
+  if (typeof changed === "function") {
+    try {
+      named(changed(), into);
+    } catch (error) {
+      into.errors.push(error);
+    }
+  } else if (isList(changed)) {
+    for (const one of changed) named(one, into);
+  } else if (changed) {
+    into.keys.push(changed);
+  }
+  return into;
+}
+
+/** `Array.isArray` does not know readonly arrays. */
+function isList(changed: Changed): changed is readonly Changed[] {
+  return Array.isArray(changed);
+}
+
 /** The whole sequence may be repeated, so a failure that passes is not the application's affair. */
 const TRIES = 2;
 

@@ -16,9 +16,9 @@ declare const value: unique symbol;
  * A cache key and what a reader must know about it. `preheat keys --lang typescript` writes functions
  * that build keys from a project's job files, so that reader and warmer cannot disagree.
  *
- * `T` is the value as `JSON.parse` gives it.
+ * `T` is the value as `JSON.parse` gives it. See {@link SharedKey} for `Shared`.
  */
-export interface Key<T = unknown> {
+export interface Key<T = unknown, Shared extends boolean = false> {
   /** The key without `prefix`. */
   readonly key: string;
   /** The tenant's id, which names the fence; `null` for a job without tenants. */
@@ -28,8 +28,18 @@ export interface Key<T = unknown> {
   /** The job's name: what counts and metrics are kept by. */
   readonly family: string;
   readonly fill: Fill;
+  /** Whether the value may be another tenant's. */
+  readonly shared?: Shared;
   /** Only for the compiler: nothing ever sets it. */
   readonly [value]?: T;
+}
+
+/**
+ * A key without its tenant in it (`pet:{id}`): whoever knows the id reads the value, whosever it is. So
+ * {@link Cache.respond} answers with such a value only after a check.
+ */
+export interface SharedKey<T = unknown> extends Key<T, true> {
+  readonly shared: true;
 }
 
 /** What {@link Cache.cached} takes beside a key that is only a text. */
@@ -44,6 +54,12 @@ export interface PlainOptions extends ReadOptions {
 export interface ReadOptions {
   /** Ends this caller's wait. The load goes on for the others. */
   readonly signal?: AbortSignal | undefined;
+}
+
+/** Options of a response. */
+export interface RespondOptions<T> {
+  /** Whether the caller may see this value. If not, the response is 404, as for a row that does not exist. */
+  readonly check: (value: T) => boolean;
 }
 
 /** A key as the reader works with it: `tenant` is `undefined` where no fence guards it. */

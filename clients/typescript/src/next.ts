@@ -24,7 +24,7 @@ export function tenantTag(tenant: string | null): string {
 
 /**
  * Expires what carries the tenant's tag, in this instance's own caches as well. `fenceHandler` needs it
- * not: `cache.invalidate` moves the fence, which expires its entries in every instance.
+ * not: `cache.changed` moves the fence, which expires its entries in every instance.
  */
 export function revalidateTenant(
   tenant: string | null,

@@ -9,7 +9,8 @@ export interface RequestLike {
 
 /** The response to a read: the raw text with an ETag, or 304 where the client has it. */
 export function responseTo(request: RequestLike, read: ReadText): Response {
-  const bytes = new TextEncoder().encode(read.text ?? "null");
+  if (read.text === undefined || read.text === "null") return notFound(read);
+  const bytes = new TextEncoder().encode(read.text);
   const etag = etagOf(bytes);
   const headers: Record<string, string> = {
     ETag: etag,
@@ -23,6 +24,12 @@ export function responseTo(request: RequestLike, read: ReadText): Response {
   headers["Content-Type"] = "application/json";
   headers["Content-Length"] = String(bytes.byteLength);
   return new Response(request.method === "HEAD" ? null : bytes, { headers });
+}
+
+/** There is no value, or none that the caller may see: nobody learns which. */
+export function notFound(read: ReadText): Response {
+  const headers = { "Cache-Control": "private, no-cache", "Cache-Status": cacheStatus(read) };
+  return new Response(null, { status: 404, headers });
 }
 
 /** Too many loads wait already. */

@@ -104,3 +104,41 @@ test("an invalidation is tried although the breaker is open", async (t) => {
   server.thaw();
   assert.equal(await cache.invalidate(keys.services("1")), 1);
 });
+
+test("a write's removal never throws, and says whether it was done", async (t) => {
+  const { cache, db, server, errors } = await fixture(t, { cache: { invalidateTimeout: 500 } });
+  await db.mset("services:1", "[]", "slots:1:a", "[]", "slots:1:b", "[]");
+  const none = undefined as string | undefined;
+  assert.ok(
+    await cache.changed(
+      () => keys.services("1"),
+      ["a", "b"].map((day) => () => keys.slots("1", day)),
+      none && keys.services("2"),
+    ),
+  );
+  assert.deepEqual((await db.keys("*")).sort(), ["preheat:fence:1"]);
+  assert.equal(errors.length, 0);
+  await server.kill();
+  assert.equal(await cache.changed(() => keys.services("1")), false);
+  assert.deepEqual(
+    errors.map(([operation]) => operation),
+    ["invalidate"],
+  );
+});
+
+test("a builder that throws leaves out its own key only", async (t) => {
+  const { cache, db, errors } = await fixture(t);
+  const refusal = new RangeError("no cache key");
+  const refused = () => {
+    throw refusal;
+  };
+  await db.mset("services:1", "[]", "slots:1:a", "[]");
+  assert.equal(await cache.changed(refused, () => keys.services("1")), false);
+  assert.deepEqual(errors, [["key", refusal]]);
+  await assert.rejects(
+    cache.invalidate([refused, () => keys.slots("1", "a")]),
+    refusal,
+  );
+  assert.equal(await db.exists("services:1", "slots:1:a"), 0);
+  assert.equal(await cache.changed(undefined, null, false, "", []), true);
+});

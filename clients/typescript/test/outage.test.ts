@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { setTimeout as pause } from "node:timers/promises";
 import { type CacheEvent, createCache, DeadlineExceeded, type RedisLike } from "../src/index.js";
 import { Breaker } from "../src/breaker.js";
-import { Events } from "../src/events.js";
+import { Events, warn } from "../src/events.js";
 import { clients } from "./support/clients.js";
 import { fixture } from "./support/fixture.js";
 import { keys, service } from "./support/keys.js";
@@ -169,6 +169,26 @@ test("each kind of error is told once in ten seconds", () => {
   now = 10_000;
   events.failed("read", new Error());
   assert.deepEqual(told, ["read", "fill", "read"]);
+});
+
+test("what the default `onError` prints is one line", (t) => {
+  const told = t.mock.method(console, "warn", () => {});
+  const refused = Object.assign(new Error("connect ECONNREFUSED ::1:6379"), { code: "ECONNREFUSED" });
+  warn("read", Object.assign(new AggregateError([refused]), { code: "ECONNREFUSED" }));
+  warn("invalidate", new Error("two\nlines", { cause: refused }));
+  warn("hook", "a text");
+  assert.deepEqual(
+    told.mock.calls.map(({ arguments: said }) => said),
+    [
+      [
+        "preheat-client: read failed; the loader answers instead: connect ECONNREFUSED ::1:6379",
+      ],
+      [
+        "preheat-client: invalidate failed; the write stands; old values may be read until preheat hears of it: two lines",
+      ],
+      ["preheat-client: hook failed; the cache goes on: a text"],
+    ],
+  );
 });
 
 test("a process ends although a cache is open", async (t) => {

@@ -218,6 +218,21 @@ test("several reads load once what is missing, and join what is loading", async 
   assert.deepEqual({ miss, joined, loads }, { miss: 3, joined: 1, loads: 3 });
 });
 
+test("a loader of several may get what it is asked for instead of keys", async (t) => {
+  const { cache, db } = await fixture(t);
+  await db.set("slots:1:2026-03-29", '["found"]');
+  const days = ["2026-03-28", "2026-03-29", "2026-03-30"].map(
+    (day) => [day, keys.slots("1", day)] as const,
+  );
+  const asked: string[][] = [];
+  const read = await cache.many(days, (missing) => {
+    asked.push(missing);
+    return missing.map((day) => [day]);
+  });
+  assert.deepEqual(read, [["2026-03-28"], ["found"], ["2026-03-30"]]);
+  assert.deepEqual(asked, [["2026-03-28", "2026-03-30"]]);
+});
+
 test("a loader of several that gives too few values fails the read", async (t) => {
   const { cache, db } = await fixture(t);
   const two = [keys.slots("1", "a"), keys.slots("1", "b")];

@@ -80,13 +80,46 @@ test("Cache-Status says how the read went", async (t) => {
   assert.equal(await status(keys.slots("1", "x"), () => []), "preheat; fwd=bypass");
 });
 
-test("nothing is `null`, and an error is the caller's", async (t) => {
-  const { cache } = await fixture(t);
-  const nothing = await cache.respond(request(), keys.report("1"), () => null as unknown as number);
-  assert.deepEqual([nothing.status, await nothing.text()], [200, "null"]);
+test("nothing is 404, and an error is the caller's", async (t) => {
+  const { cache, db } = await fixture(t);
+  for (const nothing of [null, undefined]) {
+    const response = await cache.respond(request(), keys.report("1"), () => nothing);
+    assert.deepEqual([response.status, await response.text()], [404, ""]);
+    assert.equal(response.headers.get("cache-status"), "preheat; fwd=miss");
+    assert.equal(response.headers.get("etag"), null);
+  }
+  await db.set("report:1", "null"); // as preheat writes an object without a row
+  const written = await cache.respond(request(), keys.report("1"), () => assert.fail("loaded"));
+  assert.equal(written.status, 404);
   const failure = new Error("the database said no");
   await assert.rejects(
-    cache.respond(request(), keys.report("1"), () => Promise.reject(failure)),
+    cache.respond(request(), keys.report("2"), () => Promise.reject(failure)),
     failure,
+  );
+});
+
+test("a key that tenants share is answered after a check only", async (t) => {
+  const { cache, db } = await fixture(t);
+  const pet = { id: "5", tenant_id: "2", name: "Minka" };
+  const text = JSON.stringify(pet);
+  const of = (tenant: string, load: () => typeof pet | null = () => assert.fail("loaded")) =>
+    cache.respond(request(), keys.pet(tenant, "5"), load, {
+      check: ({ tenant_id }) => tenant_id === tenant,
+    });
+  await db.set("pet:5", text);
+  const theirs = await of("1");
+  assert.deepEqual([theirs.status, await theirs.text()], [404, ""]);
+  assert.equal(theirs.headers.get("etag"), null);
+  assert.equal(await (await of("2")).text(), text);
+  await db.del("pet:5");
+  assert.equal((await of("1", () => null)).status, 404);
+  assert.equal(await (await of("2", () => pet)).text(), text);
+  await db.set("pet:5", "[{");
+  assert.equal(await (await of("2", () => pet)).text(), text, "what is no JSON counts for nothing");
+
+  const unchecked = keys.pet("1", "5") as unknown as ReturnType<typeof keys.report>;
+  await assert.rejects(
+    cache.respond(request(), unchecked, () => assert.fail("loaded")),
+    /`pet:5` may be another tenant's/,
   );
 });

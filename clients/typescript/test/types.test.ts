@@ -71,10 +71,31 @@ export async function reads(cache: Cache, loaded: Loaded[], row: ServicesRow): P
   same<typeof slots, string[][]>();
   // @ts-expect-error a value for each key
   await cache.many(week, () => ["one"]);
+  const byDay = await cache.many(
+    localDates("Europe/Zurich", 7).map((day) => [day, keys.slots("42", day)] as const),
+    async (days) => days.map((day) => [day.toUpperCase()]),
+  );
+  same<typeof byDay, string[][]>();
 
   const response = await cache.respond(new Request("http://x/"), keys.services("42"), () => loaded);
   same<typeof response, Response>();
+
+  const request = new Request("http://x/");
+  const load = async () => null as PetsRow | null;
+  await cache.respond(request, keys.pet("42", "1"), load, {
+    check: (value) => {
+      same<typeof value, PetsRow>();
+      return value.tenant_id === "42";
+    },
+  });
+  // @ts-expect-error a shared key's value may be another tenant's
+  await cache.respond(request, keys.pet("42", "1"), load);
+  // @ts-expect-error nor does a check of nothing help
+  await cache.respond(request, keys.pet("42", "1"), load, {});
+  await cache.many([keys.pet("42", "1")], (missing) => missing.map(() => loadedPet));
 }
+
+declare const loadedPet: PetsRow;
 
 export function clients(): void {
   ioredis(new Ioredis5());

@@ -1,6 +1,12 @@
 import { Pool } from "pg";
 
-const pool = new Pool({ connectionString: process.env.DATABASE_URL, max: 10 });
+const pool = new Pool({
+  connectionString: process.env.DATABASE_URL,
+  max: 10,
+  connectionTimeoutMillis: 2_000,
+  statement_timeout: 5_000, // All callers of a key wait for its load.
+  query_timeout: 6_000, // Where the server is gone, and cannot end the statement itself.
+});
 
 export interface Service {
   id: string;

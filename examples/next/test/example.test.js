@@ -139,6 +139,8 @@ test("without Redis every answer is right", async () => {
       assert.match(text, /Acupuncture/);
     }
     assert.match((await page(mine)).html, /Acupuncture/);
+    await create(mine, "Osteopathy"); // committed, so its answer is 201
+    assert.match((await services(mine)).text, /Osteopathy/);
   } finally {
     redis.thaw();
   }

@@ -1,4 +1,4 @@
-import type { Key } from "../../src/index.js";
+import type { Key, SharedKey } from "../../src/index.js";
 
 /** As `preheat keys` writes them. */
 export type ServicesRow = { id: string; name: string; price: string; updated_at: string };
@@ -19,12 +19,13 @@ export const keys = {
     family: "slots",
     fill: "full",
   }),
-  pet: (tenant: string, id: string): Key<PetsRow> => ({
+  pet: (tenant: string, id: string): SharedKey<PetsRow> => ({
     key: `pet:${id}`,
     tenant,
     ttl: 900_000,
     family: "pets",
     fill: "brief",
+    shared: true,
   }),
   report: (tenant: string): Key<number> => ({
     key: `report:${tenant}`,

@@ -13,6 +13,6 @@ export async function POST(request: Request) {
   const tenant = tenantOf(request.headers);
   if (!tenant) return new Response(null, { status: 401 });
   const id = await createService(tenant, (await request.json()) as NewService);
-  await cache.invalidate(keys.services(tenant)); // after the commit; the tenant's pages expire as well
+  await cache.changed(() => keys.services(tenant)); // never throws; the tenant's pages expire as well
   return Response.json({ id }, { status: 201 });
 }
