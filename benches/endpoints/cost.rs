@@ -12,6 +12,8 @@ pub(crate) struct Statements {
     pub(crate) selects: f64,
     pub(crate) rows: f64,
     pub(crate) milliseconds: f64,
+    /// Those of the calls that read only.
+    pub(crate) reading: f64,
 }
 
 impl Sub for Statements {
@@ -23,6 +25,7 @@ impl Sub for Statements {
             selects: self.selects - earlier.selects,
             rows: self.rows - earlier.rows,
             milliseconds: self.milliseconds - earlier.milliseconds,
+            reading: self.reading - earlier.reading,
         }
     }
 }
@@ -36,6 +39,7 @@ impl Add for Statements {
             selects: self.selects + other.selects,
             rows: self.rows + other.rows,
             milliseconds: self.milliseconds + other.milliseconds,
+            reading: self.reading + other.reading,
         }
     }
 }
@@ -72,23 +76,29 @@ pub(crate) const GRANT: &str = "
     grant select on tenants, services, products, staff, slots, pets, pages to preheat";
 
 const SO_FAR: &str = "
-    select r.rolname::text, sum(s.calls)::float8,
-      coalesce(sum(s.calls) filter (where s.query ~* '^\\s*select' and s.query !~* 'for update\\s*$'), 0)::float8,
-      sum(s.rows)::float8, sum(s.total_exec_time)::float8
-    from pg_stat_statements s join pg_roles r on r.oid = s.userid join pg_database d on d.oid = s.dbid
-    where d.datname = $1 group by 1";
+    select role, sum(calls)::float8, coalesce(sum(calls) filter (where reads), 0)::float8, sum(rows)::float8,
+      sum(total_exec_time)::float8, coalesce(sum(total_exec_time) filter (where reads), 0)::float8
+    from (
+      select r.rolname::text as role, s.*, query ~* '^\\s*select' and query !~* 'for update\\s*$' as reads
+      from pg_stat_statements s join pg_roles r on r.oid = s.userid join pg_database d on d.oid = s.dbid
+      where d.datname = $1
+    ) statements
+    group by role";
 
 /// What a database did so far. `counter` is a connection to the database that has the extension.
 pub(crate) async fn so_far(counter: &PgPool, database: &str) -> Cost {
-    let rows: Vec<(String, f64, f64, f64, f64)> =
+    let rows: Vec<(String, f64, f64, f64, f64, f64)> =
         sqlx::query_as(SO_FAR).bind(database).fetch_all(counter).await.expect("statements");
     let of = |role: &str| {
         let row = rows.iter().find(|(name, ..)| name == role);
-        row.map_or_else(Statements::default, |(_, calls, selects, rows, milliseconds)| Statements {
-            calls: *calls,
-            selects: *selects,
-            rows: *rows,
-            milliseconds: *milliseconds,
+        row.map_or_else(Statements::default, |(_, calls, selects, rows, milliseconds, reading)| {
+            Statements {
+                calls: *calls,
+                selects: *selects,
+                rows: *rows,
+                milliseconds: *milliseconds,
+                reading: *reading,
+            }
         })
     };
     Cost { application: of(APPLICATION), preheat: of(PREHEAT) }

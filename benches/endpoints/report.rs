@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::cost::Statements;
-use crate::load::{LATE, milliseconds};
+use crate::load::{LATE, Sample, milliseconds};
 use crate::mix::{ENDPOINTS, Kind, is_read, share_outside};
 use crate::phases::{CALLERS, Measured, Phase, Plan, Results};
 use crate::world::{JOBS, Setting};
@@ -34,7 +34,8 @@ impl Figure {
     fn of(figures: impl Iterator<Item = f64>) -> Option<Self> {
         let mut figures: Vec<f64> = figures.collect();
         figures.sort_by(f64::total_cmp);
-        let median = *figures.get(figures.len() / 2)?;
+        let (lower, upper) = (figures.len().checked_sub(1)? / 2, figures.len() / 2);
+        let median = f64::midpoint(figures[lower], figures[upper]);
         Some(Self { median, least: figures[0], most: figures[figures.len() - 1] })
     }
 }
@@ -66,16 +67,27 @@ impl Results {
         self.figure(setting, phase, of).map_or(f64::NAN, |figure| figure.median)
     }
 
-    /// Of reads, where the generator was in time.
-    fn latency(&self, setting: Setting, phase: Phase, percentile: f64) -> Option<Figure> {
+    fn most(&self, setting: Setting, phase: Phase, of: impl Fn(&Measured) -> f64) -> f64 {
+        self.figure(setting, phase, of).map_or(f64::NAN, |figure| figure.most)
+    }
+
+    /// Of some of the requests, where the generator was in time.
+    fn latency(
+        &self,
+        (setting, phase): (Setting, Phase),
+        percentile: f64,
+        of: impl Fn(&Sample) -> bool,
+    ) -> Option<Figure> {
         let valid = self.rounds(setting, phase).filter(|one| is_valid(one));
-        Figure::of(valid.map(|one| {
-            milliseconds(&one.outcome.latencies(|sample| is_read(sample.endpoint)), percentile)
-        }))
+        let latencies = valid.map(|one| one.outcome.latencies(&of));
+        Figure::of(
+            latencies.filter(|one| !one.is_empty()).map(|one| milliseconds(&one, percentile)),
+        )
     }
 
     fn p95(&self, setting: Setting, phase: Phase) -> f64 {
-        self.latency(setting, phase, 95.0).map_or(f64::NAN, |figure| figure.median)
+        let reads = self.latency((setting, phase), 95.0, |sample| is_read(sample.endpoint));
+        reads.map_or(f64::NAN, |figure| figure.median)
     }
 
     /// What the schedule costs in a second.
@@ -92,6 +104,7 @@ impl Results {
                 selects: of(|run| run.selects),
                 rows: of(|run| run.rows),
                 milliseconds: of(|run| run.milliseconds),
+                reading: of(|run| run.reading),
             };
             sum = sum + run;
         }
@@ -145,7 +158,9 @@ fn introduction(out: &mut String, head: &Head, results: &Results) {
         "{} tenants, {} active, Zipf (s = 1); {} warm keys; {} cores; {high:.0} and {low:.0} requests a second, \
          95 % reads, {:.2} % of them outside the warmed set\n\
          median [range] of {} rounds, {:.0} s a phase; {sent} requests, {late} sent later than {} ms; {} of {} phases \
-         void (p99 of the lag above that)",
+         void: the p99 of the lag was above \
+         that, and no latency of theirs counts\n\
+         {} is read seconds after its deploy: over hours, more of its keys would be there until their TTL",
         head.tenants,
         head.active,
         results.keys,
@@ -156,6 +171,7 @@ fn introduction(out: &mut String, head: &Head, results: &Results) {
         LATE.as_millis(),
         void,
         phases.len(),
+        Setting::ReadThrough.name(),
     )
     .unwrap();
 }
@@ -164,22 +180,23 @@ fn latencies(out: &mut String, results: &Results) {
     writeln!(
         out,
         "\nLatency of reads, ms; of writes, p95; values found in Redis; failed requests; lag of the generator, p99, ms\n\
-         {:<18}{:<23}{:>21}{:>22}{:>24}{:>20}{:>22}{:>8}{:>7}",
+         {:<18}{:<23}{:>22}{:>24}{:>28}{:>28}{:>22}{:>8}{:>7}",
         "setting", "phase", "p50", "p95", "p99", "writes p95", "hits, %", "failed", "lag"
     )
     .unwrap();
     for (setting, phase) in results.phases.keys().copied() {
-        let of = |percentile| shown(results.latency(setting, phase, percentile), 1);
-        let writes = results.figure(setting, phase, |one| {
-            milliseconds(&one.outcome.latencies(|sample| !is_read(sample.endpoint)), 95.0)
-        });
+        let of = |percentile| {
+            let reads = |sample: &Sample| is_read(sample.endpoint);
+            shown(results.latency((setting, phase), percentile, reads), 1)
+        };
+        let writes = results.latency((setting, phase), 95.0, |sample| !is_read(sample.endpoint));
         let hits = results.figure(setting, phase, |one| one.counts.hit_rate());
         let hits = hits.filter(|_| setting != Setting::NoCache);
         let failed: usize = results.rounds(setting, phase).map(|one| one.outcome.failed()).sum();
         let lag = results.median(setting, phase, |one| milliseconds(&one.outcome.lags(), 99.0));
         writeln!(
             out,
-            "{:<18}{:<23}{:>21}{:>22}{:>24}{:>20}{:>22}{failed:>8}{lag:>7.2}",
+            "{:<18}{:<23}{:>22}{:>24}{:>28}{:>28}{:>22}{failed:>8}{lag:>7.2}",
             setting.name(),
             phase.name(),
             of(50.0),
@@ -195,9 +212,10 @@ fn latencies(out: &mut String, results: &Results) {
 fn database(out: &mut String, results: &Results) {
     writeln!(
         out,
-        "\nThe database, a second: the application's calls (its reads among them), rows and time; preheat's, without its schedule\n\
-         {:<18}{:<23}{:>9}{:>9}{:>10}{:>20}{:>10}{:>10}{:>20}",
-        "setting", "phase", "calls", "reads", "rows", "ms", "calls", "rows", "ms"
+        "\nThe database, a second: the application's calls (those that read among them), rows and time (for reads among it); \
+         preheat's, without its schedule\n\
+         {:<18}{:<23}{:>9}{:>9}{:>10}{:>24}{:>10}{:>10}{:>10}{:>24}",
+        "setting", "phase", "calls", "reads", "rows", "ms", "reads, ms", "calls", "rows", "ms"
     )
     .unwrap();
     for (setting, phase) in results.phases.keys().copied() {
@@ -208,13 +226,14 @@ fn database(out: &mut String, results: &Results) {
         };
         writeln!(
             out,
-            "{:<18}{:<23}{:>9.1}{:>9.1}{:>10.0}{:>20}{:>10.1}{:>10.0}{:>20}",
+            "{:<18}{:<23}{:>9.1}{:>9.1}{:>10.0}{:>24}{:>10.1}{:>10.1}{:>10.0}{:>24}",
             setting.name(),
             phase.name(),
             a_second(|one| one.cost.application.calls),
             a_second(|one| one.cost.application.selects),
             a_second(|one| one.cost.application.rows),
             time(|one| one.cost.application.milliseconds),
+            a_second(|one| one.cost.application.reading),
             a_second(|one| one.cost.preheat.calls),
             a_second(|one| one.cost.preheat.rows),
             time(|one| one.cost.preheat.milliseconds),
@@ -260,9 +279,9 @@ fn endpoints(out: &mut String, results: &Results) {
     .unwrap();
     for (place, endpoint) in ENDPOINTS.iter().enumerate() {
         let [none, through, preheat] = Setting::ALL.map(|setting| {
-            results.median(setting, Phase::Steady, |one| {
-                milliseconds(&one.outcome.latencies(|sample| sample.endpoint == place), 95.0)
-            })
+            let of = |sample: &Sample| sample.endpoint == place;
+            let p95 = results.latency((setting, Phase::Steady), 95.0, of);
+            p95.map_or(f64::NAN, |figure| figure.median)
         });
         let mark = if endpoint.kind == Kind::Outside { " *" } else { "" };
         let name = format!("{}{mark}", endpoint.name);
@@ -279,10 +298,8 @@ fn first_seconds(out: &mut String, results: &Results) {
         (Setting::Preheat, Phase::DeployWarming),
     ];
     for (setting, phase) in deploys {
-        let first = results.figure(setting, phase, |one| {
-            let first =
-                one.outcome.latencies(|sample| is_read(sample.endpoint) && sample.at < SECOND);
-            milliseconds(&first, 95.0)
+        let first = results.latency((setting, phase), 95.0, |sample| {
+            is_read(sample.endpoint) && sample.at < SECOND
         });
         writeln!(out, "{:<18}{:<23}{:>21}", setting.name(), phase.name(), shown(first, 1)).unwrap();
     }
@@ -380,16 +397,15 @@ fn cost_targets(out: &mut String, head: &Head, results: &Results) {
 
 fn load_targets(out: &mut String, results: &Results) {
     for setting in [Setting::ReadThrough, Setting::Preheat] {
-        let loads = results.median(setting, Phase::Expiry, |one| {
-            one.counts.loads() as f64 / one.fills.len() as f64
-        });
+        let loads = results
+            .most(setting, Phase::Expiry, |one| one.counts.loads() as f64 / one.fills.len() as f64);
         let name = format!("loads a key, all keys expired, {}", setting.name());
         let most = results.rounds(setting, Phase::Expiry).flat_map(|one| one.fills.values()).max();
         let wanted = format!("1 (most fills: {})", most.copied().unwrap_or_default());
-        target(out, &name, loads, &wanted, loads < 1.005);
+        target(out, &name, loads, &wanted, loads <= 1.0);
     }
     let loads =
-        results.median(Setting::ReadThrough, Phase::Stampede, |one| one.counts.loads() as f64);
+        results.most(Setting::ReadThrough, Phase::Stampede, |one| one.counts.loads() as f64);
     let name = format!("loads for {CALLERS} callers of one key over four processes");
     target(out, &name, loads, "1", loads <= 1.0);
 }
