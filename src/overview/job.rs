@@ -86,7 +86,7 @@ pub struct JobLine {
     pub hit_rate: Option<f64>,
     /// How many of its tenants are not warm.
     pub not_warm: u64,
-    /// The first failure of the last run that was not `ok`, if no `ok` run came after it.
+    /// The first failure of the last run over all tenants that was not `ok`, if no `ok` one came after it.
     pub first_failure: Option<FirstFailure>,
     /// Keys that the last run over all tenants wrote.
     pub keys: Option<u64>,

@@ -67,7 +67,7 @@ pub enum TroubleKind {
     JobLate,
     /// A job's keys expire before its next run has written them.
     KeysExpire,
-    /// A job's last run failed or ran out of time.
+    /// A job's last run over all tenants failed or ran out of time.
     RunFailed,
     /// Tenants are not warm.
     NotWarm,
