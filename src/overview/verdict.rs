@@ -79,6 +79,8 @@ pub enum TroubleKind {
     FeedDown,
     /// A job's file is rejected, and an older version is in use.
     FileRejected,
+    /// Job files have problems, and the last good files stay in use, all of them.
+    FilesUnreadable,
     /// The cache evicted keys.
     Evicting,
     /// The run history cannot be written.
