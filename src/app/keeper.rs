@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::folder_watch::FolderWatch;
-use super::versions::{Changed, Versions};
+use super::versions::{Changed, Versions, rejected_for};
 use super::{AppError, job_defaults};
 use crate::adapter::bell::{Bell, Ring};
 use crate::adapter::postgres::PostgresSource;
@@ -17,6 +17,7 @@ use crate::definition;
 use crate::domain::job::{Job, JobName, Jobs};
 use crate::engine::ports::Clock;
 use crate::engine::schedule::handle::Handle;
+use crate::engine::schedule::status::RejectedFor;
 use crate::observe::event;
 use crate::observe::metric::Metrics;
 use crate::overview::Board;
@@ -95,17 +96,26 @@ impl Keeper<'_> {
                 if let Some(watch) = &self.watch {
                     watch.is_read(contents);
                 }
-                files.map_err(|problems| problems.render(false))
+                files.map_err(|problems| {
+                    (problems.render(false), problems.iter().map(rejected_for).collect())
+                })
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let (file, message) = (self.settings.jobs.display().to_string(), error.to_string());
+                let problem =
+                    RejectedFor { file, line: None, message: message.clone(), hint: None };
+                Err((message, vec![problem]))
+            }
         };
         let files = match files {
             Ok(files) => files,
-            Err(problems) => {
+            Err((problems, unreadable)) => {
+                self.board.set_unreadable(unreadable);
                 event::JobsRejected { problems: &problems }.emit(&self.metrics);
                 return;
             }
         };
+        self.board.set_unreadable(Vec::new());
         self.versions.read(files);
         self.versions.check(&self.source, self.clock.as_ref()).await;
         self.put_to_use().await;
@@ -121,7 +131,8 @@ impl Keeper<'_> {
             return;
         }
         self.put_to_use().await;
-        let others_rejected = !self.versions.rejected().is_empty();
+        let others_rejected =
+            !self.versions.rejected().is_empty() || !self.board.unreadable().is_empty();
         for job in &mended {
             event::QueryMended { job, others_rejected }.emit(&self.metrics);
         }

@@ -273,7 +273,8 @@ fn can_write_one_key(one: &Job, other: &Job, ids: IdClass) -> bool {
         && keys.into_iter().any(|(a, b)| a.template.may_equal(&b.template, ids))
 }
 
-fn rejected_for(problem: &Problem) -> RejectedFor {
+/// A problem as HTTP shows it.
+pub(super) fn rejected_for(problem: &Problem) -> RejectedFor {
     RejectedFor {
         file: problem.file().display().to_string(),
         line: problem.line_and_column().map(|(line, _)| line),

@@ -281,7 +281,7 @@ impl FullRun {
     }
 }
 
-/// The first failure of a run.
+/// A run that was not `ok`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunFailure {
     /// The run.

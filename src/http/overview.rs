@@ -9,6 +9,7 @@ use super::access::Rights;
 use super::answer::ApiError;
 use super::body::Segment;
 use super::openapi::{Api, Operation};
+use super::probes::{ProblemView, RejectedView};
 use super::session::Viewer;
 use super::{AppState, SettingInUse};
 use crate::domain::job::JobName;
@@ -37,7 +38,7 @@ pub(super) fn routes(api: Api) -> Api {
     .answers::<Changes>(200, "the change feed");
     let settings = Operation::new(
         "showSettings",
-        "Each setting in use and its origin, the bounds in force, and the circuit breakers",
+        "Each setting in use and its origin, rejected job files, the bounds in force, and the circuit breakers",
     )
     .answers::<Settings>(200, "the settings");
     api.get("/api/v1/overview", self::show, all)
@@ -52,6 +53,10 @@ pub(super) fn routes(api: Api) -> Api {
 struct Settings {
     /// All settings. Secrets are never shown.
     settings: Vec<SettingInUse>,
+    /// The jobs whose queries the database refuses.
+    rejected: Vec<RejectedView>,
+    /// What is wrong with the job files that were read last, if the last good ones stay in use because of it.
+    unreadable: Vec<ProblemView>,
     /// The bounds in force, and the circuit breakers.
     limits: Limits,
 }
@@ -91,7 +96,10 @@ pub(super) fn privacy(viewer: &Viewer) -> Privacy {
 
 /// `GET /api/v1/settings`
 async fn show_settings(State(state): State<AppState>) -> Json<Settings> {
-    Json(Settings { settings: state.control.settings.to_vec(), limits: limits(&state) })
+    let settings = state.control.settings.to_vec();
+    let rejected = RejectedView::all(&state.control.handle.status().rejections);
+    let unreadable = ProblemView::all(&state.control.board.unreadable());
+    Json(Settings { settings, rejected, unreadable, limits: limits(&state) })
 }
 
 /// The bounds in force at this moment.

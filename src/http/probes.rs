@@ -78,6 +78,8 @@ pub(super) struct ReadyView {
     /// Required jobs that have not succeeded yet.
     pub(super) waiting: Vec<String>,
     pub(super) rejected: Vec<RejectedView>,
+    /// What is wrong with the job files that were read last, if the last good ones stay in use because of it.
+    pub(super) unreadable: Vec<ProblemView>,
     /// The servers that the worker waits for; absent once it has started.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) servers: Vec<ServerView>,
@@ -93,7 +95,7 @@ pub(super) struct RejectedView {
     problems: Vec<ProblemView>,
 }
 
-/// A reason why a job's file is rejected.
+/// What is wrong with a job file, or with the tenant query.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub(super) struct ProblemView {
@@ -180,7 +182,8 @@ pub(super) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<R
     let current = handle.status();
     let readiness = current.readiness(handle.now(), state.control.ready_within);
     let (status, body) = ready(&readiness, &current.rejections);
-    (status, Json(body))
+    let unreadable = ProblemView::all(&state.control.board.unreadable());
+    (status, Json(ReadyView { unreadable, ..body }))
 }
 
 fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, ReadyView) {
@@ -214,20 +217,28 @@ fn ready(readiness: &Readiness, rejections: &Rejections) -> (StatusCode, ReadyVi
             (StatusCode::SERVICE_UNAVAILABLE, "draining", vec![], "the worker is stopping")
         }
     };
-    let rejected = rejections.iter().map(|(job, why)| RejectedView::new(job, why)).collect();
+    let (rejected, unreadable) = (RejectedView::all(rejections), Vec::new());
     let message = message.to_owned();
-    (code, ReadyView { status, waiting, rejected, servers: Vec::new(), message })
+    (code, ReadyView { status, waiting, rejected, unreadable, servers: Vec::new(), message })
 }
 
 impl RejectedView {
+    pub(super) fn all(rejections: &Rejections) -> Vec<Self> {
+        rejections.iter().map(|(job, why)| Self::new(job, why)).collect()
+    }
+
     fn new(job: &JobName, rejection: &Rejection) -> Self {
         let Rejection { problems, older_in_use } = rejection;
-        let problems = problems.iter().map(ProblemView::new).collect();
+        let problems = ProblemView::all(problems);
         Self { job: job.to_string(), older_in_use: *older_in_use, problems }
     }
 }
 
 impl ProblemView {
+    pub(super) fn all(reasons: &[RejectedFor]) -> Vec<Self> {
+        reasons.iter().map(Self::new).collect()
+    }
+
     pub(super) fn new(reason: &RejectedFor) -> Self {
         let RejectedFor { file, line, message, hint } = reason.clone();
         Self { file, line, message, hint }

@@ -80,6 +80,9 @@ pub(super) struct RunPage {
     runs: Vec<RunView>,
     /// The `cursor` of the next page; null if this is the last.
     next: Option<String>,
+    /// Why older runs are missing here: the history is away. The list then has what the worker knows, the runs that
+    /// are not written yet and the last one of each job. Null while the history answers.
+    history_away: Option<String>,
 }
 
 /// A run beside others of its job.
@@ -303,20 +306,36 @@ fn read_place(text: &str) -> Result<RunPlace, ApiError> {
     place.ok_or_else(|| ApiError::bad_request("`cursor` is not one of ours"))
 }
 
-/// One page of the runs that the query asks for, and the next page's cursor. It asks the history once.
-pub(super) async fn page(
-    state: &AppState,
-    query: ListQuery,
-) -> Result<(Vec<RunRecord>, Option<String>), ApiError> {
+/// One page of runs, newest first.
+pub(super) struct FoundRuns {
+    pub(super) records: Vec<RunRecord>,
+    /// The next page's cursor.
+    pub(super) next: Option<String>,
+    /// Why older runs are missing, if the history is away.
+    pub(super) history_away: Option<String>,
+}
+
+/// One page of the runs that the query asks for. It asks the history once. While the history is away, the first page has
+/// the runs that the worker knows.
+pub(super) async fn page(state: &AppState, query: ListQuery) -> Result<FoundRuns, ApiError> {
     let mut filter = query.filter()?;
     let limit = filter.limit;
     // One more shows whether another page follows.
     filter.limit = limit + 1;
-    let mut records = state.control.handle.runs(&filter).await?;
+    let handle = &state.control.handle;
+    let mut records = match handle.runs(&filter).await {
+        Ok(records) => records,
+        Err(error) if filter.after.is_none() => {
+            filter.limit = limit;
+            let (records, away) = (handle.known_runs(&filter), error.to_string());
+            return Ok(FoundRuns { records, next: None, history_away: Some(away) });
+        }
+        Err(error) => return Err(error.into()),
+    };
     let has_more = records.len() > limit;
     records.truncate(limit);
     let next = records.last().filter(|_| has_more).map(|last| write_place(last.place()));
-    Ok((records, next))
+    Ok(FoundRuns { records, next, history_away: None })
 }
 
 /// `GET /api/v1/runs?job=&outcome=&trigger=&since=&until=&cursor=&limit=`: finished runs, newest first.
@@ -330,8 +349,9 @@ async fn list(
              number from 1 to {MAX_LIMIT}"
         ))
     })?;
-    let (records, next) = page(&state, query).await?;
-    Ok(Json(RunPage { runs: records.iter().map(RunView::finished).collect(), next }))
+    let FoundRuns { records, next, history_away } = page(&state, query).await?;
+    let runs = records.iter().map(RunView::finished).collect();
+    Ok(Json(RunPage { runs, next, history_away }))
 }
 
 /// `POST /api/v1/runs`

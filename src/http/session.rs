@@ -128,13 +128,19 @@ pub(super) async fn admit(
         return refused.into_response();
     }
     let is_for_signing_in = matches!(path, "/login" | "/logout") || path.starts_with("/assets/");
-    match viewer(request.headers(), access, &client, state.control.handle.now()) {
-        Some(viewer) => drop(request.extensions_mut().insert(viewer)),
+    let viewer = viewer(request.headers(), access, &client, state.control.handle.now());
+    match &viewer {
+        Some(viewer) => drop(request.extensions_mut().insert(viewer.clone())),
         None if is_for_signing_in => {}
         None => return sign_in_first(&request),
     }
     request.extensions_mut().insert(client);
-    next.run(request).await
+    let mut answer = next.run(request).await;
+    if let Some(viewer) = viewer {
+        // The page of a refusal shows who is signed in.
+        answer.extensions_mut().insert(viewer);
+    }
+    answer
 }
 
 fn viewer(

@@ -76,6 +76,7 @@ fn not_ready(starting: &Starting) -> ReadyView {
         status: "starting",
         waiting: Vec::new(),
         rejected: Vec::new(),
+        unreadable: Vec::new(),
         servers: starting.servers.iter().map(server).collect(),
         message: message(starting),
     }

@@ -27,7 +27,8 @@ use crate::engine::run::cache_usage::WINDOW;
 use crate::engine::run::not_warm::{Listed, NotWarm, Owner, Wanted};
 use crate::engine::run::{Runner, Stops};
 use crate::engine::schedule::handle::{Handle, HistoryError, Pending};
-use crate::engine::schedule::status::JobStatus;
+use crate::engine::schedule::status::{JobStatus, RejectedFor};
+use crate::observe::figures::{Audited, Share};
 
 /// How many tenants that are not warm a job's page lists.
 const NOT_WARM_OF_A_JOB: usize = 20;
@@ -44,17 +45,31 @@ pub struct Board {
     day: Day,
     /// Where the values of the jobs come from; a job is missing if that is not known.
     origins: Mutex<BTreeMap<JobName, Origins>>,
+    /// What is wrong with the job files that were read last, if the worker could not take them over.
+    unreadable: Mutex<Vec<RejectedFor>>,
 }
 
 impl Board {
     /// The board of a worker.
     pub fn new(runner: Arc<Runner>, handle: Handle) -> Arc<Self> {
-        Arc::new(Self { runner, handle, day: Day::default(), origins: Mutex::default() })
+        let (origins, unreadable) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { runner, handle, day: Day::default(), origins, unreadable })
     }
 
     /// Says where the values of the jobs in use come from.
     pub fn set_origins(&self, origins: BTreeMap<JobName, Origins>) {
         *self.origins.lock().unwrap_or_else(PoisonError::into_inner) = origins;
+    }
+
+    /// Says what is wrong with the job files that were read last; empty once they are taken over.
+    pub fn set_unreadable(&self, problems: Vec<RejectedFor>) {
+        *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = problems;
+    }
+
+    /// What is wrong with the job files that were read last. While there is something, the last good files stay in
+    /// use, all of them.
+    pub fn unreadable(&self) -> Vec<RejectedFor> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn definition(&self, job: &Job) -> Vec<DefinedField> {
@@ -108,7 +123,9 @@ impl Board {
 
     /// What the verifier found at its last look at each job.
     pub async fn audit(&self, privacy: Privacy) -> Audit {
-        let (facts, figures) = (self.facts().await, self.runner.metrics.figures());
+        let figures = self.runner.metrics.figures();
+        // The findings are those of the last look, whenever that was; the page says when.
+        let facts = Facts { audits: figures.audits(), ..self.facts().await };
         Audit::of(&facts, &figures.findings(), privacy)
     }
 
@@ -185,7 +202,7 @@ impl Board {
         let now = clock.now();
         let usage = self.runner.cache_process.usage.at(clock.monotonic());
         let lags = figures.lags_since(now - STEP);
-        let (coverage, audits) = (figures.coverage(), figures.audits());
+        let (coverage, audits) = self.samples();
         let (status, recent) = (self.handle.status(), self.handle.recent().all());
         let of_job = |(name, job): (&JobName, &JobStatus)| {
             let deadlines = Deadlines::of(job, recent.get(name), status.started_at);
@@ -205,6 +222,15 @@ impl Board {
         self.day.push(now, sample);
     }
 
+    /// The coverage and what the verifier found. While a server is away, nobody knows what a sample would find now.
+    fn samples(&self) -> (BTreeMap<JobName, Share>, BTreeMap<JobName, Audited>) {
+        let figures = self.runner.metrics.figures();
+        let is_up = |server| figures.down(server).is_none();
+        let coverage = is_up(Server::Cache).then(|| figures.coverage());
+        let audits = (is_up(Server::Cache) && is_up(Server::Database)).then(|| figures.audits());
+        (coverage.unwrap_or_default(), audits.unwrap_or_default())
+    }
+
     fn active(&self) -> Option<u64> {
         self.runner.list.last().map(|list| list.len() as u64)
     }
@@ -217,6 +243,7 @@ impl Board {
     async fn facts(&self) -> Facts {
         let runner = &self.runner;
         let (now, figures) = (runner.clock.now(), runner.metrics.figures());
+        let (coverage, audits) = self.samples();
         let counts = runner.not_warm.counts();
         let first: Vec<(JobName, Owner)> = counts
             .keys()
@@ -239,13 +266,14 @@ impl Board {
             now,
             replica: runner.replica.clone(),
             status: self.handle.status(),
+            unreadable: self.unreadable(),
             health: self.handle.health(),
             recent: self.handle.recent().all(),
             not_warm: counts.into_iter().map(of_job).collect(),
             tenants_not_warm: runner.not_warm.tenants(),
             active: self.active(),
-            coverage: figures.coverage(),
-            audits: figures.audits(),
+            coverage,
+            audits,
             usage: runner.cache_process.usage.at(runner.clock.monotonic()),
             reads: figures.reads(now),
             lags: figures.lags_since(now - WINDOW),
@@ -377,6 +405,9 @@ impl Board {
         };
         if let Err(problem) = self.look_at_keys(status, tenant, &mut job).await {
             job.problem = Some(problem);
+            if job.state == WarmState::Warm {
+                job.state = WarmState::Unknown;
+            }
         }
         job
     }

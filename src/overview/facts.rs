@@ -14,7 +14,7 @@ use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::Entry;
 use crate::engine::run::recent::RecentRuns;
 use crate::engine::schedule::handle::Pending;
-use crate::engine::schedule::status::{Health, JobStatus, Status};
+use crate::engine::schedule::status::{Health, JobStatus, RejectedFor, Status};
 use crate::observe::figures::{Audited, FeedFigures, Reads, Share, Since};
 
 /// All facts at one moment.
@@ -22,6 +22,8 @@ pub(super) struct Facts {
     pub(super) now: DateTime<Utc>,
     pub(super) replica: String,
     pub(super) status: Arc<Status>,
+    /// What is wrong with the job files that were read last.
+    pub(super) unreadable: Vec<RejectedFor>,
     pub(super) health: Health,
     pub(super) recent: BTreeMap<JobName, RecentRuns>,
     pub(super) not_warm: BTreeMap<JobName, NotWarmOfJob>,

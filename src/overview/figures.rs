@@ -75,7 +75,8 @@ pub struct ReadsOfFamily {
     pub refused: u64,
 }
 
-/// The hit rate of the cache server, by its own counters, over reads of any client.
+/// The hit rate of the cache server, by its own counters, over reads of any client. preheat is one of them: without
+/// readers this is the rate of its own look-ups. `reads` has the applications' reads alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct HitRate {
     /// The share of the window's reads that found their key; null if there were none, or the server has not answered.
@@ -93,11 +94,12 @@ pub struct HitRate {
 /// How many expected keys are in the cache, and how many tenants are warm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Coverage {
-    /// The share of a sample of the expected keys that the last looks found, over all jobs; null before the first look.
+    /// The share of a sample of the expected keys that the last looks found, over all jobs; null before the first look
+    /// and while the cache is away.
     pub ratio: Option<f64>,
     /// Active tenants; null before the first tenant list.
     pub tenants: Option<u64>,
-    /// Active tenants that are warm in every job; null before the first tenant list.
+    /// Active tenants that are warm in every job; null before the first tenant list and while the cache is away.
     pub tenants_warm: Option<u64>,
     /// Tenants that are not warm in some job.
     pub tenants_not_warm: u64,
@@ -106,7 +108,8 @@ pub struct Coverage {
 /// How many values equal the database's, by the verifier's samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Consistency {
-    /// The share of compared keys whose value equals the database's, over all jobs; null before the first comparison.
+    /// The share of compared keys whose value equals the database's, over all jobs; null before the first comparison,
+    /// and in the overview while a server is away.
     pub ratio: Option<f64>,
     /// The number of leading nines of the ratio: 3 for 99.9 %. Null before the first comparison, and where all
     /// values were equal.
@@ -264,7 +267,11 @@ impl Coverage {
         Self {
             ratio: all.ratio(),
             tenants: facts.active,
-            tenants_warm: facts.active.map(|active| active.saturating_sub(tenants_not_warm)),
+            // While the cache is away, nobody knows what it still has.
+            tenants_warm: facts
+                .active
+                .filter(|_| facts.cache_down.is_none())
+                .map(|active| active.saturating_sub(tenants_not_warm)),
             tenants_not_warm,
         }
     }

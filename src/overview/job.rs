@@ -77,16 +77,17 @@ pub struct JobLine {
     pub ttl_margin_ms: Option<i64>,
     /// When the first key expires if nothing runs.
     pub expires_at: Option<Moment>,
-    /// The share of a sample of its keys that are in the cache.
+    /// The share of a sample of its keys that are in the cache; null before the first look and while the cache is away.
     pub coverage: Option<f64>,
-    /// The share of its compared values that equal the database's.
+    /// The share of its compared values that equal the database's; null before the first comparison and while a server
+    /// is away.
     pub consistency: Option<f64>,
     /// The share of the applications' reads of its keys in the last minutes whose value came from the cache; null if
     /// no client reported any.
     pub hit_rate: Option<f64>,
     /// How many of its tenants are not warm.
     pub not_warm: u64,
-    /// The first failure of the last run that was not `ok`, if no `ok` run came after it.
+    /// The first failure of the last run over all tenants that was not `ok`, if no `ok` one came after it.
     pub first_failure: Option<FirstFailure>,
     /// Keys that the last run over all tenants wrote.
     pub keys: Option<u64>,

@@ -51,7 +51,7 @@ pub enum WarmState {
     Warm,
     /// It is not: `not_warm` says why.
     NotWarm,
-    /// No run has covered it since the worker started.
+    /// No run has covered it since the worker started, or its keys could not be looked at.
     Unknown,
     /// The job is disabled or held.
     Off,

@@ -46,6 +46,7 @@ pub(super) fn facts(jobs: &[&str]) -> Facts {
         now: noon(),
         replica: "worker-7".to_owned(),
         status: Arc::new(status),
+        unreadable: Vec::new(),
         health: Health { scheduler: health, engine: health },
         recent: jobs.iter().map(|job| (name(job), recent())).collect(),
         not_warm: BTreeMap::new(),

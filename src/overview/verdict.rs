@@ -67,7 +67,7 @@ pub enum TroubleKind {
     JobLate,
     /// A job's keys expire before its next run has written them.
     KeysExpire,
-    /// A job's last run failed or ran out of time.
+    /// A job's last run over all tenants failed or ran out of time.
     RunFailed,
     /// Tenants are not warm.
     NotWarm,
@@ -79,6 +79,8 @@ pub enum TroubleKind {
     FeedDown,
     /// A job's file is rejected, and an older version is in use.
     FileRejected,
+    /// Job files have problems, and the last good files stay in use, all of them.
+    FilesUnreadable,
     /// The cache evicted keys.
     Evicting,
     /// The run history cannot be written.

@@ -44,6 +44,12 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
         output::json(&answer)?;
         return Ok(Exit::Ok);
     }
+    if let Some(why) = answer["history_away"].as_str() {
+        output::result(&format!(
+            "the run history is away ({}): older runs are missing here\n",
+            output::shown(why)
+        ))?;
+    }
     let runs = answer["runs"].as_array().cloned().unwrap_or_default();
     if runs.is_empty() {
         output::result("no runs\n")?;

@@ -311,6 +311,16 @@ impl Limits {
         long.collect()
     }
 
+    /// Takes the place of a look while batches may wait for a server that is down: that time says nothing about
+    /// their jobs.
+    pub(crate) fn look_away(&self) {
+        for in_flight in self.queue().jobs.values_mut() {
+            if let Hold::Since(_) = in_flight.hold {
+                in_flight.hold = Hold::New;
+            }
+        }
+    }
+
     fn share(&self, job: &Job) -> JobShare {
         JobShare { name: job.name.clone(), most: self.shares().most(job.concurrency) }
     }
@@ -699,10 +709,16 @@ mod tests {
         assert_eq!([told(0), told(9), told(10), told(11), told(99)], [0, 0, 1, 0, 0]);
         drop(held);
         assert_eq!(told(100), 0);
-        let _held = ask().await;
+        let held = ask().await;
         assert_eq!([told(101), told(110), told(111), told(112)], [0, 0, 1, 0]);
+        drop(held);
+        let held = ask().await;
+        assert_eq!(told(120), 0);
+        limits.look_away();
+        assert_eq!([told(131), told(140), told(141)], [0, 0, 1], "a server was down meanwhile");
         let job = JobName::parse("a").unwrap();
         assert_eq!(limits.held(), BTreeMap::from([(job, 1)]));
+        drop(held);
     }
 
     #[tokio::test]

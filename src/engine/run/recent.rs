@@ -27,7 +27,8 @@ pub struct RecentRuns {
     pub last_success_at: Option<DateTime<Utc>>,
     /// The last run that came to every tenant.
     pub last_full: Option<FullRun>,
-    /// The last run that was not `ok`.
+    /// The last run over all tenants that was not `ok`. A run for some tenants says nothing about its job: the table of
+    /// tenants that are not warm has what it left undone.
     pub failure: Option<RunFailure>,
     /// Runs that were due or asked for and did not happen, oldest first.
     pub skips: VecDeque<(DateTime<Utc>, SkipReason)>,
@@ -46,10 +47,8 @@ impl RecentRuns {
         }
         let finished_at = record.finished_at;
         match record.outcome {
-            Outcome::Ok if record.is_for_all() => {
-                self.last_success_at = self.last_success_at.max(Some(finished_at));
-            }
-            Outcome::Ok => {}
+            _ if !record.is_for_all() => {}
+            Outcome::Ok => self.last_success_at = self.last_success_at.max(Some(finished_at)),
             Outcome::Partial | Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => {
                 let known = self.failure.as_ref().map(|failure| failure.finished_at);
                 if known <= Some(finished_at) {
@@ -66,7 +65,7 @@ impl RecentRuns {
         }
     }
 
-    /// The last run that was not `ok`, unless an `ok` run over all tenants came after it.
+    /// The last run over all tenants that was not `ok`, unless an `ok` one came after it.
     pub fn open_failure(&self) -> Option<&RunFailure> {
         self.failure.as_ref().filter(|failure| Some(failure.finished_at) > self.last_success_at)
     }
@@ -163,6 +162,22 @@ mod tests {
         assert!(recent.of(&failed.job).open_failure().is_some(), "it was for some tenants");
         recent.note(&record("a", 30, Outcome::Ok));
         assert!(recent.of(&failed.job).open_failure().is_none());
+    }
+
+    #[test]
+    fn a_run_for_some_tenants_says_nothing_about_its_job() {
+        for trigger in [Trigger::Request, Trigger::Change] {
+            let recent = Recent::default();
+            let failed = record("a", 10, Outcome::Failed);
+            let some = RunRecord { trigger, all_tenants: Some(false), ..failed };
+            recent.note(&some);
+            assert_eq!(recent.of(&some.job).open_failure(), None);
+            // Nor does it hide what the last run over all tenants said.
+            let all = record("a", 5, Outcome::Timeout);
+            recent.note(&all);
+            recent.note(&RunRecord { id: RunId::new(some.started_at), ..some });
+            assert_eq!(recent.of(&all.job).open_failure().unwrap().run, all.id);
+        }
     }
 
     #[test]

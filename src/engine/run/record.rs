@@ -71,17 +71,29 @@ impl Records {
 
     /// The records that the filter wants, newest first, including those that are not written yet.
     pub async fn find(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, HistoryError> {
-        let mut records: Vec<RunRecord> = self
-            .waiting()
-            .iter()
-            .filter(|record| filter.matches(record))
-            .map(|record| RunRecord::clone(record))
-            .collect();
+        let mut records = self.unwritten(filter);
         records.extend(self.history.find(filter).await?);
-        records.sort_by_key(|record| Reverse(record.place()));
-        records.dedup_by_key(|record| record.id);
-        records.truncate(filter.limit);
-        Ok(records)
+        Ok(newest(records, filter))
+    }
+
+    /// The records that the filter wants and that are not written yet.
+    fn unwritten(&self, filter: &RunFilter) -> Vec<RunRecord> {
+        let waiting = self.waiting();
+        let wanted = waiting.iter().filter(|record| filter.matches(record));
+        wanted.map(|record| RunRecord::clone(record)).collect()
+    }
+
+    /// The records that the filter wants among these and those that are not written yet, newest first: what is known
+    /// while the history is away.
+    pub(crate) fn known<'r>(
+        &self,
+        others: impl Iterator<Item = &'r Arc<RunRecord>>,
+        filter: &RunFilter,
+    ) -> Vec<RunRecord> {
+        let mut records = self.unwritten(filter);
+        let wanted = others.filter(|record| filter.matches(record));
+        records.extend(wanted.map(|record| RunRecord::clone(record)));
+        newest(records, filter)
     }
 
     /// The records of the same job beside this one, including those that are not written yet.
@@ -229,4 +241,12 @@ impl Records {
     fn lock(&self) -> std::sync::MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// As many records as the filter wants, newest first, each once.
+fn newest(mut records: Vec<RunRecord>, filter: &RunFilter) -> Vec<RunRecord> {
+    records.sort_by_key(|record| Reverse(record.place()));
+    records.dedup_by_key(|record| record.id);
+    records.truncate(filter.limit);
+    records
 }

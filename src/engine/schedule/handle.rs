@@ -253,6 +253,13 @@ impl Handle {
         self.records.find(filter).await
     }
 
+    /// The runs that the filter wants and that the worker knows while the history is away: those that are not written
+    /// yet, and the last one of each job.
+    pub fn known_runs(&self, filter: &RunFilter) -> Vec<RunRecord> {
+        let status = self.status();
+        self.records.known(status.jobs.values().filter_map(|job| job.last_run.as_ref()), filter)
+    }
+
     /// The runs of the same job beside a run that has ended.
     pub async fn beside(&self, run: &RunRecord) -> Result<Beside, HistoryError> {
         self.records.beside(run).await

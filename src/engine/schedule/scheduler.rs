@@ -26,6 +26,7 @@ use crate::domain::pause::Pauses;
 use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
+use crate::domain::server::Server;
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::Clock;
 use crate::engine::run::limit::{HeldLong, Priority};
@@ -691,6 +692,10 @@ impl Engine {
     }
 
     fn look_at_permits(&self) {
+        let is_down = |server| self.runner.breaker(server).is_open();
+        if [Server::Database, Server::Cache].into_iter().any(is_down) {
+            return self.runner.limits.look_away();
+        }
         let held = self.runner.limits.look(self.clock.monotonic());
         for HeldLong { job, permits, left, held_for } in held {
             event::PermitsHeld { job: &job, permits, left, held_for }.emit(&self.metrics);

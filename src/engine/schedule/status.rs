@@ -84,7 +84,7 @@ pub struct Rejection {
     pub older_in_use: bool,
 }
 
-/// A reason why a file is rejected.
+/// A reason why a file is rejected: a query that the database refuses, or a file that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedFor {
     /// Where the problem was found: a job file, or the setting of the tenant query.

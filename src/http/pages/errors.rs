@@ -10,6 +10,7 @@ use maud::{Markup, html};
 use super::layout::{self, Shell};
 use super::links::Links;
 use crate::http::answer::{Refusal, wants_html};
+use crate::http::session::Viewer;
 
 /// Turns a refusal into a page, if a browser asked for a page.
 pub(in crate::http) async fn as_pages(request: Request, next: Next) -> Response {
@@ -19,8 +20,9 @@ pub(in crate::http) async fn as_pages(request: Request, next: Next) -> Response 
     let Some(refusal) = answer.extensions_mut().remove::<Refusal>().filter(|_| wants_page) else {
         return answer;
     };
+    let viewer = answer.extensions_mut().remove::<Viewer>();
     let (parts, _json) = answer.into_parts();
-    let shell = Shell::at(&path);
+    let shell = Shell::at(&path).signed_in(viewer);
     let title = title(parts.status);
     let mut page = layout::page(title, &shell, body(title, parts.status, &refusal, &shell.links));
     *page.status_mut() = parts.status;

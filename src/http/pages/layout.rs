@@ -51,6 +51,14 @@ impl Shell {
         Self { links, section, signed: Signed::Unknown, json: None, now: None }
     }
 
+    /// The same for this viewer, if they signed in.
+    pub(in crate::http) fn signed_in(mut self, viewer: Option<Viewer>) -> Self {
+        if let Some(Viewer { who: Some(who), is_signed_in: true, .. }) = viewer {
+            self.signed = Signed::In(who);
+        }
+        self
+    }
+
     /// The same, with a link to the same data as JSON: a path below `/api/v1/`, such as
     /// `jobs/services`.
     pub(in crate::http) fn with_json(mut self, path: impl Display) -> Self {

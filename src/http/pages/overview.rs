@@ -121,7 +121,7 @@ fn hit_rate_figure(hit_rate: &HitRate, reads: &Reads) -> Markup {
             (None, None) => "nothing was read yet",
             (None, Some(_)) => {
                 (words::count(*hits)) " of " (words::counted(hits + misses, "read")) " in "
-                (context::span(*window_ms))
+                (context::span(*window_ms)) ", of any client, preheat included"
             },
         }
     };
@@ -141,7 +141,8 @@ fn coverage_figure(coverage: Coverage, context: Context<'_>) -> Markup {
                     a href=(context.links.tenants(&[])) { (words::count(tenants_not_warm)) " not" }
                 }
             },
-            _ => "the tenant list was not read yet",
+            (None, Some(all)) => { (words::counted(all, "tenant")) "; the cache is away" },
+            (Some(_) | None, None) => "the tenant list was not read yet",
         }
     };
     let value = linked(&context.links.tenants(&[]), ratio.map(words::percent));
@@ -157,7 +158,7 @@ fn consistency_figure(consistency: Consistency, context: Context<'_>) -> Markup 
     let Consistency { ratio, nines, tenants, keys, findings, at } = consistency;
     let about = html! {
         @match at {
-            None => "nothing was compared yet",
+            None => "nothing was compared lately",
             Some(at) => {
                 @if let Some(nines) = nines { (words::counted(u64::from(nines), "nine")) " · " }
                 @if findings > 0 {

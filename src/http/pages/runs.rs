@@ -2,7 +2,7 @@
 
 use crate::http::AppState;
 use crate::http::answer::ApiError;
-use crate::http::runs::{self, ListQuery};
+use crate::http::runs::{self, FoundRuns, ListQuery};
 use crate::http::session::Viewer;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -67,6 +67,8 @@ pub(super) struct View {
     pub(super) active: Vec<ActiveRun>,
     /// The cursor of the next page.
     pub(super) next: Option<String>,
+    /// Why older runs are missing, if the history is away.
+    pub(super) history_away: Option<String>,
 }
 
 /// The body of the page. `jobs` are the names that the filter offers.
@@ -81,6 +83,12 @@ pub(super) fn body(
         (filter(filters, jobs, context))
         div #runs data-live="runs" {
             (active(&view.active, context))
+            @if let Some(why) = &view.history_away {
+                p role="status" {
+                    "The run history is away (" (words::text(why)) "). These are the runs since then and the last one "
+                    "of each job; older ones are in the history."
+                }
+            }
             @if view.runs.is_empty() {
                 p.empty { (nothing(filters)) }
             } @else {
@@ -271,7 +279,7 @@ pub(super) async fn show(
     Query(asked): Query<Asked>,
 ) -> Result<Response, ApiError> {
     let status = state.control.handle.status();
-    let (found, next) = runs::page(&state, asked.query()).await?;
+    let FoundRuns { records, next, history_away } = runs::page(&state, asked.query()).await?;
     let is_wanted =
         |run: &&ActiveRun| asked.filters.job.is_empty() || run.job.as_str() == asked.filters.job;
     let active = status.jobs.values().flat_map(|job| job.running.iter().chain(&job.queued));
@@ -280,7 +288,7 @@ pub(super) async fn show(
     let jobs: Vec<_> = status.jobs.keys().map(ToString::to_string).collect();
     let shell = shell.with_json(asked.json());
     let context = Context::new(&shell, &state, &viewer);
-    let view = View { runs: found, active, next };
+    let view = View { runs: records, active, next, history_away };
     Ok(page("Runs", &shell, body(&view, &asked.filters, &jobs, context)))
 }
 

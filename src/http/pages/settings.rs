@@ -15,20 +15,39 @@ use crate::http::session::Viewer;
 use crate::http::{AppState, SettingInUse};
 use crate::overview::{Connections, Limits, Permits, PermitsOfJob, RowMemory, ServerBreaker};
 
+/// The job files that are not used as they are.
+#[derive(Clone, Copy)]
+pub(super) struct Files<'a> {
+    /// The jobs whose queries the database refuses.
+    pub(super) rejections: &'a Rejections,
+    /// What is wrong with the files that were read last.
+    pub(super) unreadable: &'a [RejectedFor],
+}
+
 /// The body of the page.
 pub(super) fn body(
     settings: &[SettingInUse],
-    rejections: &Rejections,
+    files: Files<'_>,
     limits: &Limits,
     context: Context<'_>,
 ) -> Markup {
+    let Files { rejections, unreadable } = files;
     let Limits { as_of: _, breakers, connections, permits, memory } = limits;
     html! {
         h1 { "Settings" }
         section #rejected data-live="head" aria-labelledby="rejected-title" {
             h2 #rejected-title { "Rejected job files" }
-            @if rejections.is_empty() {
-                p.empty { "None: the database accepts the queries of all jobs." }
+            @if rejections.is_empty() && unreadable.is_empty() {
+                p.empty { "None: all job files are in use, and the database accepts their queries." }
+            }
+            @if !unreadable.is_empty() {
+                article.failure {
+                    h3 {
+                        "Files with problems "
+                        (words::state(Look::Partial, "the last good files are in use"))
+                    }
+                    (problems(unreadable))
+                }
             }
             @for (job, rejection) in rejections { (rejected(job.as_str(), rejection, context)) }
         }
@@ -52,7 +71,7 @@ pub(super) fn body(
 }
 
 fn rejected(job: &str, rejection: &Rejection, context: Context<'_>) -> Markup {
-    let Rejection { problems, older_in_use } = rejection;
+    let older_in_use = &rejection.older_in_use;
     html! {
         article.failure {
             h3 {
@@ -60,12 +79,18 @@ fn rejected(job: &str, rejection: &Rejection, context: Context<'_>) -> Markup {
                 @if *older_in_use { (words::state(Look::Partial, "an older version is in use")) }
                 @else { (words::state(Look::Failed, "held: nothing warms its keys")) }
             }
-            @for RejectedFor { file, line, message, hint } in problems {
-                p {
-                    code { (words::text(file)) @if let Some(line) = line { ":" (line) } }
-                    ": " (words::text(message))
-                    @if let Some(hint) = hint { " " span.muted { (words::text(hint)) } }
-                }
+            (problems(&rejection.problems))
+        }
+    }
+}
+
+fn problems(problems: &[RejectedFor]) -> Markup {
+    html! {
+        @for RejectedFor { file, line, message, hint } in problems {
+            p {
+                code { (words::text(file)) @if let Some(line) = line { ":" (line) } }
+                ": " (words::text(message))
+                @if let Some(hint) = hint { " " span.muted { (words::text(hint)) } }
             }
         }
     }
@@ -171,5 +196,7 @@ pub(super) async fn show(shell: Shell, State(state): State<AppState>, viewer: Vi
     let status = state.control.handle.status();
     let context = Context::new(&shell, &state, &viewer);
     let limits = limits(&state);
-    page("Settings", &shell, body(&state.control.settings, &status.rejections, &limits, context))
+    let unreadable = state.control.board.unreadable();
+    let files = Files { rejections: &status.rejections, unreadable: &unreadable };
+    page("Settings", &shell, body(&state.control.settings, files, &limits, context))
 }

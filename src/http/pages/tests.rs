@@ -38,7 +38,8 @@ fn runs_page(
     names: &[String],
     context: Context<'_>,
 ) -> Markup {
-    let view = View { runs, active: Vec::new(), next: Some(fixture::HOSTILE.to_owned()) };
+    let (active, hostile) = (Vec::new(), Some(fixture::HOSTILE.to_owned()));
+    let view = View { runs, active, next: hostile.clone(), history_away: hostile };
     let filters = runs::Filters { job: fixture::HOSTILE.to_owned(), ..runs::Filters::default() };
     runs::body(&view, &filters, names, context)
 }
@@ -51,7 +52,9 @@ fn run_page(run: &crate::domain::run::RunRecord, context: Context<'_>) -> Markup
 
 fn settings_page(context: Context<'_>) -> Markup {
     let (settings, rejections) = (fixture::settings(), fixture::rejections());
-    settings::body(&settings, &rejections, &fixture::limits(), context)
+    let unreadable = &rejections.values().next().unwrap().problems;
+    let files = settings::Files { rejections: &rejections, unreadable };
+    settings::body(&settings, files, &fixture::limits(), context)
 }
 
 fn tenants_page(names: &[String], context: Context<'_>) -> Markup {

@@ -92,7 +92,8 @@ metrics! {
         "Bytes of the values that were written";
     coverage: Family<OfJob, Ratio>, "preheat_coverage_ratio",
         "Share of a sample of the active tenants' keys that the last look found in the cache; the \
-         worker looks every thirty seconds; absent until the tenants are known";
+         worker looks every thirty seconds; absent until the tenants are known, and while the cache \
+         is away";
     consistency: Family<OfJob, Ratio>, "preheat_consistency_ratio",
         "Share of the keys that the verifier expected in the cache whose value was the \
          database's; absent until the first measurement";
@@ -130,11 +131,11 @@ metrics! {
         "Connections to the database: `idle`, `in_use`, and `max`, the number allowed; absent \
          until the worker has reached the servers";
     cache_hits: ForeignCounter, "preheat_cache_hits_total",
-        "Reads by any client that found their key, as the cache server counts them; absent until \
-         its first answer";
+        "Reads by any client, preheat included, that found their key, as the cache server counts \
+         them; absent until its first answer";
     cache_misses: ForeignCounter, "preheat_cache_misses_total",
-        "Reads by any client that did not find their key, as the cache server counts them; absent \
-         until its first answer";
+        "Reads by any client, preheat included, that did not find their key, as the cache server \
+         counts them; absent until its first answer";
     reads: Family<OfReads, Counter>, "preheat_reads_total",
         "Reads of applications through the clients, as they count them, by the job whose keys they \
          read (`other` for keys of no job), since the worker's start; `refused` counts misses whose \

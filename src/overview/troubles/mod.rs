@@ -9,13 +9,16 @@ use crate::domain::count::{count, counted};
 use crate::domain::job::JobName;
 use crate::domain::run::Outcome;
 use crate::engine::run::not_warm::Reason;
-use crate::engine::schedule::status::{JobStatus, Phase};
+use crate::engine::schedule::status::{JobStatus, Phase, RejectedFor};
 use crate::observe::figures::Since;
 
 /// Below this share of the expected keys, the coverage is a trouble.
 const LOW_COVERAGE: f64 = 0.99;
 /// Below this share of equal values, the consistency is a trouble.
 const LOW_CONSISTENCY: f64 = 0.999;
+
+/// What to do about a file without a hint.
+const MEND: &str = "Mend the file; it is read again.";
 
 /// A trouble, and the job that it is about.
 pub(super) struct Found {
@@ -52,6 +55,7 @@ impl TroubleKind {
             | Self::Inconsistent
             | Self::FeedDown
             | Self::FileRejected
+            | Self::FilesUnreadable
             | Self::Evicting
             | Self::HistoryLosing => Level::Warning,
             Self::Paused | Self::NeverRan => Level::Info,
@@ -90,6 +94,7 @@ fn of_the_worker(facts: &Facts) -> Vec<Found> {
         cache_down(facts),
         writes_refused(facts),
         feed_down(facts),
+        files_unreadable(facts),
         evicting(facts),
         history_losing(facts),
     ];
@@ -191,6 +196,26 @@ fn feed_down(facts: &Facts) -> Option<Trouble> {
     Some(trouble(TroubleKind::FeedDown, (LinkKind::Changes, None), says))
 }
 
+fn files_unreadable(facts: &Facts) -> Option<Trouble> {
+    let first = facts.unreadable.first()?;
+    let problems = counted(facts.unreadable.len() as u64, "problem", "problems");
+    let says = Says {
+        sentence: format!("The job files have {problems}; the last good ones stay in use."),
+        reason: Some(format!("{}: {}", place(first), first.message)),
+        since: None,
+        next_step: first.hint.clone().unwrap_or_else(|| MEND.to_owned()),
+    };
+    Some(trouble(TroubleKind::FilesUnreadable, (LinkKind::Settings, None), says))
+}
+
+/// A problem's file and line.
+fn place(problem: &RejectedFor) -> String {
+    match problem.line {
+        Some(line) => format!("{}:{line}", problem.file),
+        None => problem.file.clone(),
+    }
+}
+
 fn evicting(facts: &Facts) -> Option<Trouble> {
     let evicted = facts.usage.evicted_last_hour;
     let says = Says {
@@ -230,9 +255,9 @@ fn of_file(facts: &Facts, status: &JobStatus) -> Option<Trouble> {
     };
     let says = Says {
         sentence,
-        reason: first.map(|problem| format!("{}: {}", problem.file, problem.message)),
+        reason: first.map(|problem| format!("{}: {}", place(problem), problem.message)),
         since: None,
-        next_step: next_step.unwrap_or_else(|| "Mend the file; it is read again.".to_owned()),
+        next_step: next_step.unwrap_or_else(|| MEND.to_owned()),
     };
     Some(trouble(kind, (LinkKind::Job, Some(job.as_str())), says))
 }
@@ -457,6 +482,7 @@ fn several(kind: TroubleKind, jobs: u64) -> Option<String> {
         | TroubleKind::CacheRefusesWrites
         | TroubleKind::NotWarm
         | TroubleKind::FeedDown
+        | TroubleKind::FilesUnreadable
         | TroubleKind::Evicting
         | TroubleKind::HistoryLosing => return None,
     })

@@ -96,7 +96,7 @@ fn all_is_well_in_one_sentence() {
 type Mend = fn(&mut Facts);
 
 /// From the worst to the most harmless.
-const ALL: [(TroubleKind, Mend); 18] = [
+const ALL: [(TroubleKind, Mend); 19] = [
     (TroubleKind::Draining, |facts| {
         Arc::get_mut(&mut facts.status).unwrap().phase = Phase::Draining;
     }),
@@ -126,6 +126,16 @@ const ALL: [(TroubleKind, Mend); 18] = [
         facts.feed.since = Some(at("11:50"));
     }),
     (TroubleKind::FileRejected, |facts| reject(facts, "b", true)),
+    (TroubleKind::FilesUnreadable, |facts| {
+        let problem = |line, message: &str| RejectedFor {
+            file: "jobs/b.toml".to_owned(),
+            line,
+            message: message.to_owned(),
+            hint: None,
+        };
+        facts.unreadable =
+            vec![problem(Some(4), "`every banana` is no schedule"), problem(None, "no")];
+    }),
     (TroubleKind::Evicting, |facts| facts.usage.evicted_last_hour = 1_234),
     (TroubleKind::HistoryLosing, |facts| facts.history_away = down()),
     (TroubleKind::Paused, |facts| pause(facts, "b")),

@@ -6,8 +6,13 @@ use preheat::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use preheat::domain::run::Outcome;
 use preheat::engine::ports::Clock;
 
+use preheat::domain::tenant::TenantId;
+use preheat::overview::{Board, WarmState};
+
 use super::{MINUTE, SECOND, Setup, World, a_row_each, ids, job, key, tenants};
 use crate::support::memory::MemoryRow;
+
+const OPEN: &str = "preheat_breaker_open{server=\"cache\"} 1";
 
 /// A world that measures its coverage. All jobs are warm, except disabled ones.
 async fn watched(jobs: impl IntoIterator<Item = Job>, count: usize) -> World {
@@ -82,6 +87,26 @@ async fn a_look_is_a_few_hundred_keys_of_a_job_however_many_tenants_there_are() 
     assert!((0.45..0.55).contains(&share), "the sample is from all parts of the list: {share}");
     let hundredths = share * 100.0;
     assert!((hundredths.round() - hundredths).abs() < 1e-6, "a hundred tenants are looked at");
+}
+
+#[tokio::test]
+async fn coverage_is_not_known_while_the_cache_is_away() {
+    let world = watched([job("list")], 3).await;
+    let board = Board::new(Arc::clone(&world.runner), world.handle.clone());
+    assert_eq!(coverage(&world, "list"), Some(1.0));
+    assert_eq!(board.overview().await.figures.coverage.tenants_warm, Some(3));
+    world.cache.set_away(true);
+    world.until("a look notices it", |world| coverage(world, "list").is_none()).await;
+    world.until("the breaker opens", |world| world.shows(OPEN)).await;
+    let overview = board.overview().await;
+    let figures = &overview.figures;
+    assert_eq!((figures.coverage.ratio, figures.coverage.tenants_warm), (None, None));
+    assert_eq!(overview.jobs[0].coverage, None);
+    let tenant = board.tenant(&TenantId::new("t1")).await.unwrap();
+    assert_eq!(tenant.jobs[0].state, WarmState::Unknown, "{:?}", tenant.jobs[0].problem);
+    assert!(tenant.jobs[0].problem.is_some());
+    world.cache.set_away(false);
+    world.until("a look finds the keys", |world| coverage(world, "list") == Some(1.0)).await;
 }
 
 #[tokio::test]

@@ -92,6 +92,24 @@ async fn tenants_that_the_deadline_kept_from_their_turn_are_not_warm() {
 }
 
 #[tokio::test]
+async fn a_run_for_named_tenants_says_nothing_about_its_job() {
+    let (world, fails) = failing(job("list"), 3, &["t1"]);
+    fails.store(false, Ordering::Relaxed);
+    world.warm("list").await;
+    let board = Board::new(Arc::clone(&world.runner), world.handle.clone());
+    assert_eq!(world.warm_some("list", &["nosuch"]).await.outcome, Outcome::Failed);
+    let overview = board.overview().await;
+    assert_eq!(overview.verdict.sentence, "All 3 tenants are warm.", "{:?}", overview.troubles);
+    assert!(overview.troubles.is_empty() && overview.jobs[0].first_failure.is_none());
+
+    fails.store(true, Ordering::Relaxed);
+    assert_eq!(world.warm_some("list", &["t1"]).await.outcome, Outcome::Failed);
+    let overview = board.overview().await;
+    let said: Vec<_> = overview.troubles.iter().map(|one| one.sentence.as_str()).collect();
+    assert_eq!(said, ["1 tenant of job `list` is not warm."]);
+}
+
+#[tokio::test]
 async fn a_board_says_who_is_not_warm_why_and_when_it_is_tried_again() {
     let (world, fails) = failing(job("list"), 100, &["t42"]);
     let board = Board::new(Arc::clone(&world.runner), world.handle.clone());

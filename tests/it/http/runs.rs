@@ -326,10 +326,23 @@ async fn runs_that_ended_are_listed_newest_first() {
 async fn a_history_that_is_away_is_told_and_runs_go_on() {
     let worker = Worker::start().await;
     worker.history.away.store(true, Ordering::Relaxed);
-    let answer = worker.get("/api/v1/runs").await;
-    assert_eq!(code(&answer), refused(503, "history_unavailable"));
-    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("connection refused"));
     let answer = worker.post("/api/v1/jobs/services/runs", r#"{"wait": true}"#).await;
     assert_eq!((answer.status, &answer.json()["outcome"]), (200, &json!("ok")));
+    let run = answer.json()["id"].clone();
+    for (path, runs) in
+        [("/api/v1/runs", 1), ("/api/v1/runs?job=services", 1), ("/api/v1/runs?outcome=failed", 0)]
+    {
+        let answer = worker.get(path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let page = answer.json();
+        assert!(page["history_away"].as_str().unwrap().contains("connection refused"), "{page}");
+        let listed: Vec<_> =
+            page["runs"].as_array().unwrap().iter().map(|run| &run["id"]).collect();
+        assert_eq!(listed, vec![&run; runs], "{path}");
+    }
+    let next = format!("/api/v1/runs?cursor=1.{}", run.as_str().unwrap());
+    let answer = worker.get(&next).await;
+    assert_eq!(code(&answer), refused(503, "history_unavailable"));
+    assert!(answer.json()["error"]["message"].as_str().unwrap().contains("connection refused"));
     worker.stop().await;
 }

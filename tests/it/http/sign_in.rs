@@ -54,6 +54,9 @@ async fn whoever_signed_in_may_use_the_levers_under_their_name() {
     assert_eq!(run.json()["requested_by"], "Ann Ö.", "{run:?}");
     let page = get(&worker, "/jobs", &[mine[0], HTML]).await;
     assert!(page.body.contains("Ann Ö.") && page.body.contains("Sign out"), "{}", page.body);
+    let refusal = get(&worker, "/jobs/nope", &[mine[0], HTML]).await;
+    assert_eq!(refusal.status, 404);
+    assert!(refusal.body.contains("Ann Ö."), "a refusal's page keeps the name: {}", refusal.body);
 
     // A page of another site, which the browser would send with the cookie.
     for other in

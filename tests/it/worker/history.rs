@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
+use crate::support::http::Answer;
 use crate::support::shop::{Shop, items};
 use crate::support::{LONG, eventually, preheat};
 
@@ -113,8 +114,10 @@ async fn a_history_that_is_gone_fails_no_run_and_is_used_again_when_it_is_back()
     }
     worker.says("could not write the history").await;
     let answer = worker.get("/api/v1/runs").await;
-    assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(answer.json()["error"]["code"], "history_unavailable");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let page = answer.json();
+    assert_eq!(page["runs"].as_array().unwrap().len(), 3, "{page}");
+    assert!(page["history_away"].is_string(), "{page}");
     assert_eq!(worker.get("/healthz").await.status, 200);
 
     preheat(["migrate"]).database(shop.url()).run().await.expect_code(0);
@@ -144,7 +147,8 @@ async fn however_many_look_at_a_locked_history_runs_have_their_connections() {
             start.elapsed()
         };
         let (looks, took) = tokio::join!(looks, runs);
-        assert!(looks.iter().all(|look| look.status >= 500), "{looks:?}");
+        let is_told = |look: &Answer| look.status >= 500 || look.json()["history_away"].is_string();
+        assert!(looks.iter().all(is_told), "{looks:?}");
         assert!(took < Duration::from_secs(20), "{connections} connections: {took:?}");
     }
 }

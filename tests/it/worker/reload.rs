@@ -354,3 +354,34 @@ async fn a_job_says_where_each_value_comes_from_after_a_reload_too() {
     let page = worker.get("/jobs/items").await.body;
     assert!(page.contains("the places are not known"), "{page}");
 }
+
+#[tokio::test]
+async fn files_that_cannot_be_read_show_wherever_an_operator_looks() {
+    let shop = Shop::open(3).await;
+    let mut worker = shop.serve().job("items", &items("required = true")).start();
+    worker.answers("/readyz", 200).await;
+    worker.write("jobs/other.toml", &job("other", "schedule = \"every banana\""));
+    worker.signal(Signal::HUP);
+    worker.says("the job files have problems").await;
+    let ready = worker.get("/readyz").await;
+    assert_eq!(ready.status, 200, "the last good files stay in use");
+    let problem = ready.json()["unreadable"][0].take();
+    assert!(problem["file"].as_str().unwrap().ends_with("other.toml"), "{problem}");
+    assert!(problem["line"].as_u64() > Some(0), "{problem}");
+    assert!(problem["message"].as_str().unwrap().contains("a duration is"), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("every 10m"), "{problem}");
+    assert_eq!(worker.get("/api/v1/settings").await.json()["unreadable"], json!([problem]));
+    assert!(worker.get("/settings").await.body.contains("Files with problems"));
+    let overview = worker.get("/api/v1/overview").await.json();
+    let trouble = &overview["troubles"][0];
+    assert_eq!(trouble["kind"], "files_unreadable", "{overview}");
+    assert!(trouble["reason"].as_str().unwrap().contains("other.toml:"), "{trouble}");
+
+    remove(&worker, "other");
+    worker.signal(Signal::HUP);
+    eventually("the files are in use", LONG, async || {
+        worker.get("/readyz").await.json()["unreadable"] == json!([])
+    })
+    .await;
+    assert_eq!(worker.get("/api/v1/overview").await.json()["troubles"], json!([]));
+}

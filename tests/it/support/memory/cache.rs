@@ -40,6 +40,7 @@ pub(super) struct CacheState {
     evicted: u64,
     before_write: Option<WriteHook>,
     refuse: Option<RefuseHook>,
+    is_away: bool,
 }
 
 /// A key's content, and when it expires.
@@ -145,6 +146,11 @@ impl MemoryCache {
         lock(&self.state).before_write = Some(Arc::new(hook));
     }
 
+    /// Whether every question about keys or the server's state fails, as that to a server that is away.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        lock(&self.state).is_away = is_away;
+    }
+
     /// Calls the hook for every key that is written or removed: the hook may refuse it.
     pub(crate) fn refuse<F>(&self, hook: F)
     where
@@ -168,6 +174,11 @@ impl Kept {
 }
 
 impl CacheState {
+    fn answers(&self) -> Result<(), CacheError> {
+        let (kind, message) = (CacheErrorKind::Unavailable, "connection refused".to_owned());
+        if self.is_away { Err(CacheError { kind, message }) } else { Ok(()) }
+    }
+
     fn purge(&mut self, now: Duration) {
         self.keys.retain(|_, kept| kept.until > now);
     }
@@ -364,6 +375,7 @@ impl Cache for MemoryCache {
         Box::pin(async move {
             let now = self.clock.monotonic();
             let mut state = lock(&self.state);
+            state.answers()?;
             let size = |found: Found| Size { bytes: found.value.len() as u64, ttl: found.ttl };
             keys.iter().map(|key| Ok(state.look(key, now)?.map(size))).collect()
         })
@@ -373,6 +385,7 @@ impl Cache for MemoryCache {
         Box::pin(async move {
             let now = self.clock.monotonic();
             let mut state = lock(&self.state);
+            state.answers()?;
             Ok(keys.iter().filter(|key| state.kept(key, now).is_some()).count() as u64)
         })
     }
@@ -395,6 +408,7 @@ impl Cache for MemoryCache {
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
         Box::pin(async {
             let state = lock(&self.state);
+            state.answers()?;
             Ok(CacheStats {
                 process: Some(state.process),
                 used_memory: state.used() as u64,
