@@ -167,7 +167,8 @@ impl RunView {
 pub(super) fn routes(api: Api) -> Api {
     let list = Operation::new("listRuns", "Finished runs, newest first")
         .query::<ListQuery>()
-        .answers::<RunPage>(200, "the runs");
+        .answers::<RunPage>(200, "the runs")
+        .refuses(404, "`unknown_job`: there is no such job, and no run of it");
     let show = Operation::new("showRun", "One run: queued, running or finished")
         .answers::<RunDetail>(200, "the run")
         .refuses(404, "`unknown_run`");
@@ -330,8 +331,20 @@ async fn list(
              number from 1 to {MAX_LIMIT}"
         ))
     })?;
+    let job = query.job.clone();
     let (records, next) = page(&state, query).await?;
+    // Runs of a job that is gone stay in the history.
+    if records.is_empty() {
+        check_job(&state, job.as_deref())?;
+    }
     Ok(Json(RunPage { runs: records.iter().map(RunView::finished).collect(), next }))
+}
+
+/// Refuses the name of a job that there is not.
+pub(super) fn check_job(state: &AppState, job: Option<&str>) -> Result<(), ApiError> {
+    let Some(job) = job.filter(|job| !job.is_empty()) else { return Ok(()) };
+    let is_known = state.control.handle.status().jobs.keys().any(|known| known.as_str() == job);
+    if is_known { Ok(()) } else { Err(ApiError::no_such_job(job)) }
 }
 
 /// `POST /api/v1/runs`

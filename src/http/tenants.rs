@@ -11,6 +11,7 @@ use super::AppState;
 use super::answer::ApiError;
 use super::body::Segment;
 use super::openapi::{Api, Operation};
+use super::runs::check_job;
 use crate::domain::job::JobName;
 use crate::domain::tenant::TenantId;
 use crate::overview::{NotWarmTenants, TenantDetail, Wanted, read_cursor};
@@ -42,7 +43,8 @@ pub(super) struct TenantsQuery {
 pub(super) fn routes(api: Api) -> Api {
     let list = Operation::new("listTenants", "The tenants that are not warm, by job and id")
         .query::<TenantsQuery>()
-        .answers::<NotWarmTenants>(200, "the tenants");
+        .answers::<NotWarmTenants>(200, "the tenants")
+        .refuses(404, "`unknown_job`");
     let show = Operation::new(
         "showTenant",
         "One tenant: its fence, its last change, and its state and keys in each job",
@@ -94,7 +96,10 @@ async fn list(
              {MAX_LIMIT}"
         ))
     })?;
-    Ok(Json(state.control.board.not_warm(&query.wanted()?).await))
+    let job = query.job.clone();
+    let wanted = query.wanted()?;
+    check_job(&state, job.as_deref())?;
+    Ok(Json(state.control.board.not_warm(&wanted).await))
 }
 
 /// `GET /api/v1/tenants/{id}`
