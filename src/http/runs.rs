@@ -16,7 +16,7 @@ use super::auth::Authorized;
 use super::body::{Segment, WrittenId};
 use super::idempotency::{KEY_HEADER, RunsAsked};
 use super::openapi::{Api, Operation};
-use super::tenants::given;
+use super::tenants::{check_job, given};
 use super::{AppState, body, idempotency, levers, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
@@ -338,13 +338,6 @@ async fn list(
         check_job(&state, job.as_deref())?;
     }
     Ok(Json(RunPage { runs: records.iter().map(RunView::finished).collect(), next }))
-}
-
-/// Refuses the name of a job that there is not.
-pub(super) fn check_job(state: &AppState, job: Option<&str>) -> Result<(), ApiError> {
-    let Some(job) = job.filter(|job| !job.is_empty()) else { return Ok(()) };
-    let is_known = state.control.handle.status().jobs.keys().any(|known| known.as_str() == job);
-    if is_known { Ok(()) } else { Err(ApiError::no_such_job(job)) }
 }
 
 /// `POST /api/v1/runs`

@@ -11,7 +11,6 @@ use super::AppState;
 use super::answer::ApiError;
 use super::body::Segment;
 use super::openapi::{Api, Operation};
-use super::runs::check_job;
 use crate::domain::job::JobName;
 use crate::domain::tenant::TenantId;
 use crate::overview::{NotWarmTenants, TenantDetail, Wanted, read_cursor};
@@ -83,6 +82,13 @@ impl TenantsQuery {
 /// A parameter that is given and not empty: forms send empty ones.
 pub(super) fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
+}
+
+/// Refuses the name of a job that there is not.
+pub(super) fn check_job(state: &AppState, job: Option<&str>) -> Result<(), ApiError> {
+    let Some(job) = job.filter(|job| !job.is_empty()) else { return Ok(()) };
+    let is_known = state.control.handle.status().jobs.keys().any(|known| known.as_str() == job);
+    if is_known { Ok(()) } else { Err(ApiError::no_such_job(job)) }
 }
 
 /// `GET /api/v1/tenants?warm=false&job=&kind=&cursor=&limit=`

@@ -18,8 +18,8 @@ use crate::domain::job::JobName;
 use crate::http::AppState;
 use crate::http::answer::{ApiError, moment};
 use crate::http::openapi::{Api, Operation, RequestHeader};
-use crate::http::runs::check_job;
 use crate::http::session::Viewer;
+use crate::http::tenants::check_job;
 use crate::observe::Metrics;
 use crate::observe::news::Item;
 
