@@ -23,7 +23,7 @@ use super::warm::Pass;
 use super::{Exit, Failure, Global};
 use crate::adapter::postgres::{Security, Wanted, install};
 use crate::app::{self, App, Orders, job_defaults};
-use crate::config::Settings;
+use crate::config::{Origin, Settings};
 use crate::definition::{self, JobFiles, JobText};
 use crate::domain::change::change_sources;
 use crate::domain::job::Job;
@@ -166,12 +166,18 @@ async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), F
 /// The settings without those for servers and tenants: the sandbox has its own servers, and the demo touches
 /// no others.
 fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
-    let Settings { jobs, log, replica, runner, mut http, traces, in_use, .. } = settings;
+    let Settings { jobs, log, replica, runner, mut http, traces, mut in_use, .. } = settings;
     let Settings { mut database, mut cache, tenants, history, audit, changes, .. } =
         Settings::builtin();
     database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
     cache.url = Some(SecretString::from(sandbox.redis().url()));
     http.token = Some(SecretString::from(TOKEN));
+    for setting in &mut in_use {
+        if ["database.url", "cache.url", "http.token"].contains(&setting.key) {
+            setting.value = Some("set by the demo".to_owned());
+            setting.origin = Origin::Unset;
+        }
+    }
     let has_file = true;
     Settings {
         jobs,

@@ -94,6 +94,10 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     if let Err(why) = app.keep(&loaded.settings, &records).await {
         output::problem(&format!("warning: {why}"));
     }
+    for id in &report.not_active {
+        let id = output::shown(id);
+        output::problem(&format!("warning: there is no active tenant `{id}`"));
+    }
     for report::Failure { message, count, .. } in &report.failures {
         let times =
             if *count > 1 { format!(" ({} times)", output::count(*count)) } else { String::new() };

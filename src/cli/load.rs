@@ -53,8 +53,11 @@ impl Global {
 
     /// Reads the settings, and collects what is wrong with them.
     fn examine(&self) -> Result<(Settings, Option<ConfigError>), Failure> {
-        let examined = Settings::examine(&self.overrides(), Environment::of_process());
-        examined.map_err(|error| Failure::settings(&error))
+        self.examined().map_err(|error| Failure::settings(&error))
+    }
+
+    fn examined(&self) -> Result<(Settings, Option<ConfigError>), ConfigError> {
+        Settings::examine(&self.overrides(), Environment::of_process())
     }
 
     fn begin_to_log(settings: &Settings, bars: &MultiProgress) -> Result<(), Failure> {
@@ -91,7 +94,14 @@ impl Global {
         bars: &MultiProgress,
         servers: Servers,
     ) -> Result<Result<Loaded, LoadProblems>, Failure> {
-        let (settings, error) = self.examine()?;
+        let (settings, error) = match self.examined() {
+            Ok(examined) => examined,
+            // Where the job files are is not known.
+            Err(error) => {
+                let settings = Some(error);
+                return Ok(Err(LoadProblems { settings, files: Problems::default() }));
+            }
+        };
         let error = match servers {
             Servers::AsNeeded => error,
             // A wrong URL also counts as missing, and its problem is in `error` already.

@@ -120,7 +120,12 @@ pub(super) fn columns() -> Option<u16> {
 
 /// Wraps a text that follows a title of `title` columns to the width of the terminal.
 pub(super) fn wrapped(title: usize, text: &str) -> String {
-    let room = columns().map_or(usize::MAX, |columns| usize::from(columns).saturating_sub(title));
+    wrapped_to(columns(), title, text)
+}
+
+/// Wraps a text that follows a title of `title` columns to this width; without one, it stays one line.
+pub(super) fn wrapped_to(columns: Option<u16>, title: usize, text: &str) -> String {
+    let room = columns.map_or(usize::MAX, |columns| usize::from(columns).saturating_sub(title));
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         let has_room = |line: &&mut String| line.chars().count() + 1 + word.chars().count() <= room;
@@ -135,17 +140,21 @@ pub(super) fn wrapped(title: usize, text: &str) -> String {
     lines.join(&format!("\n{:title$}", ""))
 }
 
-/// Limits a table to the terminal's width. Its first column wraps, its numbers do not. The columns
-/// are one space apart.
+/// Limits a table to the terminal's width. Its first column wraps, its numbers do not.
 pub(super) fn fit(table: &mut Table) {
+    pack(table);
+    if let Some(columns) = columns() {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
+}
+
+/// Puts a table's columns one space apart.
+pub(super) fn pack(table: &mut Table) {
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((u16::from(index > 0), 0));
         if index > 0 {
             column.set_constraint(ColumnConstraint::ContentWidth);
         }
-    }
-    if let Some(columns) = columns() {
-        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     }
 }
 

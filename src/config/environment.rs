@@ -57,21 +57,17 @@ impl Environment {
             Some("false") => Ok(false),
             Some(other) => Err(format!("found `{other}`; allowed: `true` or `false`")),
         };
-        let file = match is_read {
+        let EnvFile { variables: of_file, problems } = match is_read {
             Ok(true) => EnvFile::read(path),
-            Ok(false) => Ok(EnvFile::default()),
+            Ok(false) => EnvFile::default(),
             Err(message) => {
                 let origin = Origin::Variable(SWITCH.to_owned());
-                Err(Problem { origin, message, hint: None })
+                EnvFile::refused(Problem { origin, message, hint: None })
             }
         };
         // A variable that the process sets to nothing keeps that of the file out, too.
         let is_of_process = |name: &str| process.contains_key(name);
-        let (file, problems) = match file {
-            Ok(file) => (file, Vec::new()),
-            Err(problem) => (EnvFile::default(), vec![problem]),
-        };
-        let taken = file.variables.into_iter().filter(|(name, _)| !is_of_process(name));
+        let taken = of_file.into_iter().filter(|(name, _)| !is_of_process(name));
         let (mut variables, mut lines) = (BTreeMap::new(), BTreeMap::new());
         for (name, (value, line)) in taken.filter(|(_, (value, _))| !value.is_empty()) {
             lines.insert(name.clone(), line);
@@ -116,39 +112,61 @@ impl Environment {
 #[derive(Default)]
 struct EnvFile {
     variables: BTreeMap<String, (String, usize)>,
+    problems: Vec<Problem>,
 }
 
 impl EnvFile {
     /// Reads the file. If there is none, it has no variables.
-    fn read(path: &Path) -> Result<Self, Problem> {
+    fn read(path: &Path) -> Self {
         // A folder of this name is an environment of Python.
         if path.is_dir() {
-            return Ok(Self::default());
+            return Self::default();
         }
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(problem(None, format!("the file cannot be read: {error}"))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::default(),
+            Err(error) => Self::refused(unreadable_file(&error.to_string())),
         }
     }
 
-    fn parse(text: &str) -> Result<Self, Problem> {
+    fn refused(problem: Problem) -> Self {
+        Self { variables: BTreeMap::new(), problems: vec![problem] }
+    }
+
+    /// Lines that cannot be read are left out. They are problems only where they set a variable of ours: other
+    /// programs read the rest of the file, each in its own way.
+    fn parse(text: &str) -> Self {
         let text = text.trim_start_matches('\u{feff}');
-        let lines: Vec<&str> = text.lines().collect();
-        let mut variables = BTreeMap::new();
-        // The first line that no variable has been found in yet.
+        let mut lines: Vec<&str> = text.lines().collect();
+        let (mut starts, mut problems) = (Vec::new(), Vec::new());
         let mut next = 0;
-        for variable in dotenvy::from_read_iter(text.as_bytes()) {
-            let (name, value) = variable.map_err(|error| unreadable(&lines, next, &error))?;
-            let rest = lines.get(next..).unwrap_or_default();
-            let Some(index) = rest.iter().position(|line| sets(line, &name)) else { continue };
-            let line = next + index + 1;
-            next += index + lines_of_one(rest.get(index..).unwrap_or_default());
+        while let Some(line) = lines.get(next).copied() {
+            if let Some(length) = lines_of_one(lines.get(next..).unwrap_or_default()) {
+                starts.push((next + 1, name_of(line)));
+                next += length;
+                continue;
+            }
+            let name = name_of(line);
+            if is_taken(name) {
+                problems.push(unreadable_line(next + 1, name));
+            }
+            lines.splice(next..=next, [""]);
+            next += 1;
+        }
+        let mut variables = BTreeMap::new();
+        let mut starts = starts.into_iter();
+        // All together, as a value may contain the variables before it.
+        for variable in dotenvy::from_read_iter(lines.join("\n").as_bytes()) {
+            let (name, value) = match variable {
+                Ok(variable) => variable,
+                Err(error) => return Self::refused(unreadable_file(&error.to_string())),
+            };
+            let Some((line, _)) = starts.find(|(_, start)| *start == name) else { continue };
             if is_taken(&name) {
                 variables.insert(name, (value, line));
             }
         }
-        Ok(Self { variables })
+        Self { variables, problems }
     }
 }
 
@@ -156,42 +174,43 @@ fn is_taken(name: &str) -> bool {
     TAKEN.contains(&name) || (name.starts_with(PREFIX) && name != SWITCH)
 }
 
-/// Whether a line sets a variable.
-fn sets(line: &str, name: &str) -> bool {
+/// The name of the variable that a line sets, as far as it can be read.
+fn name_of(line: &str) -> &str {
     let line = line.trim_start();
     let line = line.strip_prefix("export").filter(|rest| rest.starts_with(' ')).unwrap_or(line);
-    let after = line.trim_start().strip_prefix(name);
-    after.is_some_and(|after| after.trim_start().starts_with('='))
+    let line = line.trim_start();
+    let is_of_name =
+        |character: char| character.is_ascii_alphanumeric() || "_.".contains(character);
+    line.split(|character| !is_of_name(character)).next().unwrap_or_default()
 }
 
-/// How many of these lines the first variable takes: a value in quotes may have several.
-fn lines_of_one(lines: &[&str]) -> usize {
-    let is_whole = |count: &usize| {
+/// How many of these lines the first one takes with its value: one that begins with a quote may have several.
+/// `None` if it cannot be read.
+fn lines_of_one(lines: &[&str]) -> Option<usize> {
+    let first = lines.first()?.trim();
+    let value = first.split_once('=').map(|(_, value)| value.trim_start()).unwrap_or_default();
+    let most = if value.starts_with(['"', '\'']) { lines.len() } else { 1 };
+    (1..=most).find(|count| {
         let text = lines.get(..*count).unwrap_or_default().join("\n");
-        dotenvy::from_read_iter(text.as_bytes()).next().is_some_and(|variable| variable.is_ok())
-    };
-    (1..=lines.len()).find(is_whole).unwrap_or(1)
+        // Nothing is set by an empty line, a comment, and `export` of a variable alone.
+        dotenvy::from_read_iter(text.as_bytes()).next().is_none_or(|variable| variable.is_ok())
+    })
 }
 
-/// The problem of a line, which is one of those from `next` on. The message shows no part of the line, which
-/// may contain a password.
-fn unreadable(lines: &[&str], next: usize, error: &dotenvy::Error) -> Problem {
-    let dotenvy::Error::LineParse(found, _) = error else {
-        return problem(None, format!("the file cannot be read: {error}"));
-    };
-    // The parser's error has the end of the line, or the whole line, or several.
-    let found = found.lines().next().unwrap_or_default();
-    let mut rest = lines.iter().enumerate().skip(next);
-    let line = rest.find(|(_, line)| !line.trim_start().starts_with('#') && line.contains(found));
-    problem(line.map(|(index, _)| index + 1), "the line is not `NAME=value`".to_owned())
-}
-
-fn problem(line: Option<usize>, message: String) -> Problem {
+/// The problem of a line. The message shows no part of its value, which may be a password.
+fn unreadable_line(line: usize, name: &str) -> Problem {
     let hint = format!(
         "a value with blanks or quotes needs quotes around it, as in `NAME=\"a b\"`; with \
          `{SWITCH}=false` preheat does not read the file"
     );
-    Problem { origin: Origin::File { path: FILE.into(), line }, message, hint: Some(hint) }
+    let origin = Origin::EnvFile { line, name: name.to_owned() };
+    Problem { origin, message: "the line is not `NAME=value`".to_owned(), hint: Some(hint) }
+}
+
+fn unreadable_file(why: &str) -> Problem {
+    let origin = Origin::File { path: FILE.into(), line: None };
+    let hint = format!("with `{SWITCH}=false` preheat does not read it");
+    Problem { origin, message: format!("the file cannot be read: {why}"), hint: Some(hint) }
 }
 
 #[cfg(test)]
@@ -228,23 +247,45 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_cannot_be_read_is_named_by_its_number_and_never_shown() {
+    fn a_line_of_ours_that_cannot_be_read_is_named_by_its_number_and_never_shown() {
         for (file, line) in [
-            ("REDIS_URL=redis://a\nTITLE=hush hush\n", 2),
-            ("A=1\n\nhush\n", 3),
-            ("A=1\nB=\"hush\nC=2\n", 2),
-            ("hushed=1\n# hush\nhush # a comment\n", 3),
-            ("A=\"hush hush\"\nB=hush hush\n", 2),
-            ("A='\nhush hush\n'\n\nB=hush hush\n", 5),
+            ("A=1\nREDIS_URL=hush hush\n", 2),
+            ("A=1\n\nexport PREHEAT_JOBS hush\n", 3),
+            ("A=1\nDATABASE_URL=\"hush\nC=2\n", 2),
+            ("A='\nhush hush\n'\n\nREDIS_URL=hush's\n", 5),
         ] {
             let found = with(&[], file);
             let [problem] = found.problems() else { panic!("{file}: {:?}", found.problems()) };
             let text = problem.to_string();
-            assert!(
-                text.starts_with(&format!(".env:{line}: the line is not `NAME=value`")),
-                "{text}"
-            );
+            assert!(text.starts_with(&format!(".env:{line}: variable `")), "{text}");
+            assert!(text.contains("the line is not `NAME=value`"), "{text}");
             assert!(!text.contains("hush"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_application_that_cannot_be_read_is_nothing_to_us() {
+        for line in [
+            "APP_NAME=My App",
+            "GREETING=Bob's",
+            "hush",
+            "export",
+            "KEY=\"not closed",
+            "my name=x",
+            "A=1 # it's a comment",
+            "MAIL={\"a\": 'b'} c",
+            "KEY=\"-----BEGIN\nREDIS_URL=redis://of-a-value\n-----END\"",
+        ] {
+            let file = format!(
+                "CACHE_HOST=a\n{line}\nREDIS_URL=redis://${{CACHE_HOST}}\n{line}\nPREHEAT_JOBS=warm\n"
+            );
+            let found = with(&[], &file);
+            assert!(found.problems().is_empty(), "{line}: {:?}", found.problems());
+            let expected = [("PREHEAT_JOBS", "warm"), ("REDIS_URL", "redis://a")];
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{line}");
+            let before = file.split("\nREDIS_URL=redis://$").next().unwrap().lines().count();
+            let name = "REDIS_URL".to_owned();
+            assert_eq!(found.origin("REDIS_URL"), Origin::EnvFile { line: before + 1, name });
         }
     }
 

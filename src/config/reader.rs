@@ -222,11 +222,14 @@ impl<'a> Reader<'a> {
         let allowed = "a list of IP addresses and ranges such as `\"10.0.0.0/8\"`".to_owned();
         self.declare(key, allowed, Some("[]".to_owned()), help);
         let read = self.read(|found| {
+            let in_variable =
+                "a variable has the list with commas, without brackets or quotes: `10.0.0.0/8,127.0.0.1`";
+            let is_text = found.text().is_some();
             let texts = found.texts().ok_or_else(|| found.refused())?;
             let parsed = texts.iter().map(|text| {
                 text.parse().map_err(|_no_network| Refused {
                     found: Some(format!("`{}`", quoted(text))),
-                    hint: None,
+                    hint: is_text.then(|| in_variable.to_owned()),
                 })
             });
             parsed.collect()

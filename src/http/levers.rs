@@ -62,13 +62,16 @@ struct JobPause {
     job: String,
     /// Null if the job is not paused.
     pause: Option<PauseView>,
+    /// Whether it was paused before this request.
+    was_paused: bool,
 }
 
 impl From<PauseAnswer> for Pauses {
-    fn from(PauseAnswer { jobs, is_kept, kept_by }: PauseAnswer) -> Self {
+    fn from(PauseAnswer { jobs, paused_before, is_kept, kept_by }: PauseAnswer) -> Self {
         let job = |(job, pause): (JobName, Option<Pause>)| JobPause {
             job: job.to_string(),
             pause: pause.as_ref().map(PauseView::new),
+            was_paused: paused_before.contains(&job),
         };
         let jobs = jobs.into_iter().map(job).collect();
         Self { jobs, kept: is_kept, kept_in: kept_by.as_str() }

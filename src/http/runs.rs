@@ -16,7 +16,7 @@ use super::auth::Authorized;
 use super::body::{Segment, WrittenId};
 use super::idempotency::{KEY_HEADER, RunsAsked};
 use super::openapi::{Api, Operation};
-use super::tenants::given;
+use super::tenants::{check_job, given};
 use super::{AppState, body, idempotency, levers, limited};
 use crate::domain::job::JobName;
 use crate::domain::report::Report;
@@ -170,7 +170,8 @@ impl RunView {
 pub(super) fn routes(api: Api) -> Api {
     let list = Operation::new("listRuns", "Finished runs, newest first")
         .query::<ListQuery>()
-        .answers::<RunPage>(200, "the runs");
+        .answers::<RunPage>(200, "the runs")
+        .refuses(404, "`unknown_job`: there is no such job, and no run of it");
     let show = Operation::new("showRun", "One run: queued, running or finished")
         .answers::<RunDetail>(200, "the run")
         .refuses(404, "`unknown_run`");
@@ -349,7 +350,12 @@ async fn list(
              number from 1 to {MAX_LIMIT}"
         ))
     })?;
+    let job = query.job.clone();
     let FoundRuns { records, next, history_away } = page(&state, query).await?;
+    // Runs of a job that is gone stay in the history.
+    if records.is_empty() {
+        check_job(&state, job.as_deref())?;
+    }
     let runs = records.iter().map(RunView::finished).collect();
     Ok(Json(RunPage { runs, next, history_away }))
 }

@@ -42,7 +42,8 @@ pub(super) struct TenantsQuery {
 pub(super) fn routes(api: Api) -> Api {
     let list = Operation::new("listTenants", "The tenants that are not warm, by job and id")
         .query::<TenantsQuery>()
-        .answers::<NotWarmTenants>(200, "the tenants");
+        .answers::<NotWarmTenants>(200, "the tenants")
+        .refuses(404, "`unknown_job`");
     let show = Operation::new(
         "showTenant",
         "One tenant: its fence, its last change, and its state and keys in each job",
@@ -83,6 +84,13 @@ pub(super) fn given(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
+/// Refuses the name of a job that there is not.
+pub(super) fn check_job(state: &AppState, job: Option<&str>) -> Result<(), ApiError> {
+    let Some(job) = job.filter(|job| !job.is_empty()) else { return Ok(()) };
+    let is_known = state.control.handle.status().jobs.keys().any(|known| known.as_str() == job);
+    if is_known { Ok(()) } else { Err(ApiError::no_such_job(job)) }
+}
+
 /// `GET /api/v1/tenants?warm=false&job=&kind=&cursor=&limit=`
 async fn list(
     State(state): State<AppState>,
@@ -94,7 +102,10 @@ async fn list(
              {MAX_LIMIT}"
         ))
     })?;
-    Ok(Json(state.control.board.not_warm(&query.wanted()?).await))
+    let job = query.job.clone();
+    let wanted = query.wanted()?;
+    check_job(&state, job.as_deref())?;
+    Ok(Json(state.control.board.not_warm(&wanted).await))
 }
 
 /// `GET /api/v1/tenants/{id}`

@@ -55,7 +55,9 @@ impl Invalidator {
         let census = census(runner, &jobs, &checked).await?;
         // The tenants have been read, so the form of their ids is known.
         let layout = runner.layout();
-        let report = InvalidateReport::of(request);
+        let mut report = InvalidateReport::of(request);
+        let not_active = request.tenants.iter().filter(|id| !census.is_active(id.as_str()));
+        report.not_active = not_active.map(|id| id.as_str().to_owned()).collect();
         let present = Present { jobs: &jobs, census: &census, layout: &layout };
         let removal = Removal::new(runner, stops, present, report);
         let mut done = removal.all(checked).await;

@@ -41,6 +41,8 @@ pub struct InvalidateReport {
     pub patterns: Scanned,
     /// The part of the request that names jobs or tenants.
     pub jobs_and_tenants: OfJobs,
+    /// The named tenants that are not active: they have departed, or there are none of these ids.
+    pub not_active: Vec<String>,
     /// How many keys of each job were removed, if the job is known.
     #[serde(serialize_with = "by_name")]
     #[schemars(with = "BTreeMap<String, u64>")]

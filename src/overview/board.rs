@@ -20,7 +20,7 @@ use super::{
 use crate::domain::deadline::percentile;
 use crate::domain::fence::{Fence, fence_key};
 use crate::domain::job::{DateZone, Dates, Job, JobName, Scope};
-use crate::domain::run::RunRecord;
+use crate::domain::run::{RunId, RunRecord};
 use crate::domain::server::Server;
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
 use crate::engine::run::cache_usage::WINDOW;
@@ -285,6 +285,37 @@ impl Board {
             writes_refused: runner.cache_writes.are_refused(),
         }
     }
+}
+
+/// What begins with the text that somebody looks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// One of the last runs.
+    Run(RunId),
+    /// An active tenant.
+    Tenant(TenantId),
+}
+
+impl Board {
+    /// The tenant of this id; else the only active tenant, or the only one of the last runs, whose id begins with this
+    /// text.
+    pub fn beginning_with(&self, text: &str) -> Option<Sought> {
+        if let Some(list) = self.runner.list.last() {
+            let ids = || list.iter().map(|tenant| tenant.id()).filter(|id| id.starts_with(text));
+            let found = ids().find(|id| *id == text).or_else(|| only(ids()));
+            if let Some(id) = found {
+                return Some(Sought::Tenant(TenantId::new(id)));
+            }
+        }
+        let recent = self.handle.recent().all();
+        let runs = recent.values().flat_map(|recent| recent.runs.iter().map(|run| run.id));
+        only(runs.filter(|run| run.to_string().starts_with(text))).map(Sought::Run)
+    }
+}
+
+/// The only item; `None` if there are several.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    items.next().filter(|_| items.next().is_none())
 }
 
 fn lines(facts: &Facts, troubles: &[Found]) -> Vec<JobLine> {

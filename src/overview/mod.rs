@@ -29,7 +29,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 pub use self::audit::{Audit, AuditOfJob, Privacy, ValuePart, WrongKey};
-pub use self::board::{Board, read_cursor};
+pub use self::board::{Board, Sought, read_cursor};
 pub use self::changes::{Changes, LastResync, WatchedTable};
 pub use self::definition::{DefinedField, Origins};
 pub use self::figures::{

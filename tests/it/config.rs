@@ -657,6 +657,7 @@ its variable.
   conventional names; `PREHEAT_DATABASE__URL` and `PREHEAT_CACHE__URL` go before them. `UPSTASH_REDIS_URL` is taken
   where neither a file nor another variable names the cache.
 - A file `.env` in the working directory is read if it is there: [`authoring.md`](authoring.md#where-the-servers-are-env).
+- In a variable, a list has commas and neither brackets nor quotes: `PREHEAT_HTTP__TRUSTED_PROXIES=10.0.0.0/8,127.0.0.1`.
 - A variable that is set to nothing counts as not set. A `PREHEAT_…` variable that names no setting is
   an error, but for those that Kubernetes sets beside a service named `preheat`.
 - A password or a token is never shown: not in a log, an error, a metric or a page.

@@ -29,6 +29,8 @@ const MAX_TIME: Duration = Duration::from_secs(15);
 const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 /// Where a text is cut that does not fit into its column.
 const ELLIPSIS: char = '…';
+/// The least width of a column of messages. Where the terminal leaves less, a message has lines of its own.
+const MIN_MESSAGE: usize = 40;
 
 /// The options of these commands.
 #[derive(Debug, clap::Args)]
@@ -131,9 +133,68 @@ fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String
     lines.join("\n") + "\n"
 }
 
+/// A table whose last column has messages of any length, which are never cut.
+fn table_with_messages(
+    header: &[&str],
+    rows: impl IntoIterator<Item = (Vec<String>, String)>,
+) -> String {
+    let (rows, messages): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+    laid_out(header, rows, &messages, output::columns())
+}
+
+/// A row is one line. Its message follows it, wrapped to the width that is left, or stands below it where
+/// little is left.
+fn laid_out(
+    header: &[&str],
+    rows: Vec<Vec<String>>,
+    messages: &[String],
+    columns: Option<u16>,
+) -> String {
+    let (title, header) = header.split_last().unwrap_or((&"", &[]));
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.to_vec());
+    table.add_rows(rows);
+    output::pack(&mut table);
+    let table = table.to_string();
+    let width = table.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+    let is_beside = columns.is_none_or(|columns| usize::from(columns) > width + MIN_MESSAGE);
+    let mut text = String::new();
+    let title = if is_beside { *title } else { "" };
+    let messages = std::iter::once(title).chain(messages.iter().map(String::as_str));
+    for (line, message) in table.lines().zip(messages) {
+        let line = match (message, is_beside) {
+            ("", _) => line.trim_end().to_owned(),
+            (message, true) => {
+                format!("{line} {}", output::wrapped_to(columns, width + 1, message))
+            }
+            (message, false) => {
+                format!("{}\n  {}", line.trim_end(), output::wrapped_to(columns, 2, message))
+            }
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// The first failure of a run: its kind and its message; empty if there is none.
+fn first_failure(run: &Value) -> String {
+    let failure = &run["report"]["failures"][0];
+    if failure.is_null() {
+        return String::new();
+    }
+    format!("{}: {}", text_of(&failure["kind"]), text_of(&failure["message"]))
+}
+
+/// A text of an answer.
+fn text_of(value: &Value) -> String {
+    output::shown(value.as_str().unwrap_or_default())
+}
+
 /// A text of an answer, cut to a width.
 fn cut(value: &Value, width: usize) -> String {
-    let text = output::shown(value.as_str().unwrap_or_default());
+    let text = text_of(value);
     if text.chars().count() <= width {
         return text;
     }
@@ -175,6 +236,24 @@ mod tests {
         {
             assert_eq!(span(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn a_message_has_the_width_that_is_left_and_is_never_cut() {
+        let message = "unavailable: the cache counts as down, so this run wrote nothing";
+        let lay = |columns| {
+            let rows = vec![vec!["fleet".to_owned(), "failed".to_owned()], vec!["a".to_owned(); 2]];
+            let messages = [message.to_owned(), String::new()];
+            laid_out(&["job", "outcome", "error"], rows, &messages, columns)
+        };
+        let title = "job   outcome error\n";
+        assert_eq!(lay(None), format!("{title}fleet failed  {message}\na     a\n"));
+        let wrapped = "fleet failed  unavailable: the cache counts as down, so\n              \
+                       this run wrote nothing\na     a\n";
+        assert_eq!(lay(Some(56)), format!("{title}{wrapped}"));
+        let below = "job   outcome\nfleet failed\n  unavailable: the cache counts as down,\n  so this \
+                     run wrote nothing\na     a\n";
+        assert_eq!(lay(Some(40)), below);
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn line(job: &Value) -> String {
     let mut text = format!("job `{}` ", cut(&job["job"], 64));
     let pause = &job["pause"];
     if pause.is_null() {
-        return text + "is not paused\n";
+        return text + if job["was_paused"] == false { "was not paused\n" } else { "is resumed\n" };
     }
     text.push_str("is paused");
     if let Some(until) = pause["until"].as_str() {

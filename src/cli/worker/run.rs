@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Worker, WorkerOptions, cut, encoded, table};
+use super::{Worker, WorkerOptions, encoded, first_failure, table_with_messages, text_of};
 use crate::adapter::clock::SystemClock;
 use crate::cli::{Exit, Failure, Global, complete, output};
 use crate::engine::ports::Clock;
@@ -49,7 +49,7 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
         output::json(&json!({ "runs": runs }))?;
     } else {
         let header = ["job", "run", "state", "took", "first error"];
-        output::result(&table(&header, runs.iter().map(row)))?;
+        output::result(&table_with_messages(&header, runs.iter().map(row)))?;
     }
     Ok(if wait && !is_ok { Exit::Failed } else { Exit::Ok })
 }
@@ -65,15 +65,14 @@ async fn ended(worker: &Worker, run: &Value) -> Result<Value, Failure> {
     }
 }
 
-/// It fits into 80 columns.
-fn row(run: &Value) -> Vec<String> {
+fn row(run: &Value) -> (Vec<String>, String) {
     let took = run["duration_ms"].as_u64().map(Duration::from_millis);
     let state = if run["outcome"].is_null() { &run["state"] } else { &run["outcome"] };
-    vec![
-        cut(&run["job"], 18),
-        cut(&run["id"], 36),
-        cut(state, 9),
+    let cells = vec![
+        text_of(&run["job"]),
+        text_of(&run["id"]),
+        text_of(state),
         took.map(output::seconds).unwrap_or_default(),
-        cut(&run["report"]["failures"][0]["message"], 40),
-    ]
+    ];
+    (cells, first_failure(run))
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::{Worker, WorkerOptions, cut, encoded, table, when};
+use super::{Worker, WorkerOptions, encoded, first_failure, table_with_messages, text_of, when};
 use crate::adapter::clock::SystemClock;
 use crate::cli::{Exit, Failure, Global, complete, output};
 use crate::domain::duration;
@@ -33,7 +33,7 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
     let Options { job, outcome, since, limit, worker: worker_options } = options;
     let worker = Worker::of(&worker_options, global)?;
     let mut path = format!("/api/v1/runs?limit={limit}");
-    let since = since.map(|since| moment(&since));
+    let since = since.map(|since| moment(&since)).transpose()?;
     for (name, value) in [("job", job), ("outcome", outcome), ("since", since)] {
         if let Some(value) = value {
             let _into_a_string = write!(path, "&{name}={}", encoded(&value));
@@ -55,22 +55,28 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
         output::result("no runs\n")?;
         return Ok(Exit::Ok);
     }
-    let header = ["job", "started", "why", "outcome", "took", "tenants", "first error"];
-    output::result(&table(&header, runs.iter().map(row)))?;
+    let header = ["job", "started", "why", "outcome", "took", "tenants", "run", "first error"];
+    output::result(&table_with_messages(&header, runs.iter().map(row)))?;
     Ok(Exit::Ok)
 }
 
-/// A moment that many minutes ago, or the time as it is.
-fn moment(since: &str) -> String {
+/// The moment that long ago, or the time as it is.
+fn moment(since: &str) -> Result<String, Failure> {
     let now = SystemClock::new().now();
     let ago = duration::parse(since)
         .ok()
         .and_then(|ago| now.checked_sub_signed(chrono::TimeDelta::from_std(ago).ok()?));
-    ago.map_or_else(|| since.to_owned(), |at| at.to_rfc3339())
+    match (ago, chrono::DateTime::parse_from_rfc3339(since)) {
+        (Some(at), _) => Ok(at.to_rfc3339()),
+        (None, Ok(_)) => Ok(since.to_owned()),
+        (None, Err(_neither)) => Err(Failure::usage(anyhow::anyhow!(
+            "`--since` is a duration such as `2h`, or a time such as `2026-03-01T12:00:00Z`; found `{}`",
+            output::shown(since)
+        ))),
+    }
 }
 
-/// It fits into 80 columns, but for long names.
-fn row(run: &Value) -> Vec<String> {
+fn row(run: &Value) -> (Vec<String>, String) {
     let took = run["duration_ms"].as_u64().map(std::time::Duration::from_millis);
     let tenants = &run["report"]["tenants"];
     let tenants = format!(
@@ -78,13 +84,14 @@ fn row(run: &Value) -> Vec<String> {
         tenants["ok"].as_u64().unwrap_or_default(),
         tenants["total"].as_u64().unwrap_or_default()
     );
-    vec![
-        cut(&run["job"], 18),
+    let cells = vec![
+        text_of(&run["job"]),
         when(&run["started_at"]),
-        cut(&run["trigger"], 8),
-        cut(&run["outcome"], 9),
+        text_of(&run["trigger"]),
+        text_of(&run["outcome"]),
         took.map(output::seconds).unwrap_or_default(),
         tenants,
-        cut(&run["report"]["failures"][0]["message"], 20),
-    ]
+        text_of(&run["id"]),
+    ];
+    (cells, first_failure(run))
 }

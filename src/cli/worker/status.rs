@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use super::{Worker, WorkerOptions, cut, table, when};
+use super::{Worker, WorkerOptions, cut, table, text_of, when};
 use crate::cli::{Exit, Failure, Global, output};
 
 #[derive(Debug, clap::Args)]
@@ -27,14 +27,35 @@ pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exi
 }
 
 fn text(overview: &Value) -> String {
-    let mut text = format!("{}\n", shown(&overview["verdict"]["sentence"]));
+    let verdict = &overview["verdict"]["sentence"];
+    let mut text = format!("{}\n", text_of(verdict));
     let list = |name: &str| overview[name].as_array().cloned().unwrap_or_default();
     for trouble in list("troubles") {
-        let _into_a_string = writeln!(text, "  {}", shown(&trouble["sentence"]));
+        // The verdict may be the sentence of the worst trouble.
+        if trouble["sentence"] != *verdict {
+            let _into_a_string =
+                writeln!(text, "  {}", output::wrapped(2, &text_of(&trouble["sentence"])));
+        }
+        text.push_str(&details(&trouble));
     }
     text.push('\n');
     let rows = list("jobs").into_iter().map(|job| row(&job));
     text + &table(&["job", "state", "last", "outcome", "next", "cover"], rows)
+}
+
+/// Why there is a trouble, since when, and what to do.
+fn details(trouble: &Value) -> String {
+    let since = Some(&trouble["since"]).filter(|since| !since.is_null()).map(when);
+    let lines = [
+        ("reason", text_of(&trouble["reason"])),
+        ("since", since.unwrap_or_default()),
+        ("next", text_of(&trouble["next_step"])),
+    ];
+    let mut text = String::new();
+    for (name, said) in lines.into_iter().filter(|(_, said)| !said.is_empty()) {
+        let _into_a_string = writeln!(text, "    {name:6} {}", output::wrapped(11, &said));
+    }
+    text
 }
 
 /// It fits into 80 columns.
@@ -48,8 +69,4 @@ fn row(job: &Value) -> Vec<String> {
         when(&job["next_due_at"]),
         coverage.unwrap_or_else(|| "-".to_owned()),
     ]
-}
-
-fn shown(value: &Value) -> String {
-    output::shown(value.as_str().unwrap_or_default())
 }

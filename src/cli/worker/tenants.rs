@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Worker, WorkerOptions, cut, encoded, table, when};
+use super::{Worker, WorkerOptions, encoded, table_with_messages, text_of, when};
 use crate::cli::{Exit, Failure, Global, complete, output};
 
 #[derive(Debug, clap::Args)]
@@ -54,19 +54,18 @@ fn text(answer: &Value) -> String {
     let shown = output::count(tenants.len() as u64);
     let mut text = format!("{} not warm{of}; {shown} shown\n\n", output::count(total + more));
     let header = ["tenant", "job", "why", "since", "tries", "next try", "message"];
-    text.push_str(&table(&header, tenants.iter().map(row)));
+    text.push_str(&table_with_messages(&header, tenants.iter().map(row)));
     text
 }
 
-/// It fits into 80 columns, but for long ids.
-fn row(tenant: &Value) -> Vec<String> {
-    vec![
-        cut(&tenant["tenant"], 36),
-        cut(&tenant["job"], 14),
-        cut(&tenant["kind"], 12),
+fn row(tenant: &Value) -> (Vec<String>, String) {
+    let cells = vec![
+        text_of(&tenant["tenant"]),
+        text_of(&tenant["job"]),
+        text_of(&tenant["kind"]),
         when(&tenant["since"]),
         tenant["tries"].as_u64().unwrap_or_default().to_string(),
         when(&tenant["next_try_at"]),
-        cut(&tenant["message"], 20),
-    ]
+    ];
+    (cells, text_of(&tenant["message"]))
 }

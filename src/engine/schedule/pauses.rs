@@ -4,6 +4,7 @@
 //! wrong. What could not be kept is kept later. The store is the truth otherwise: each worker reads it every
 //! few seconds, so all replicas follow the last change.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,8 @@ struct InEffect {
 pub struct PauseAnswer {
     /// The jobs that the request was about, each with its pause now.
     pub jobs: Vec<(JobName, Option<Pause>)>,
+    /// Those of them that were paused before the request.
+    pub paused_before: BTreeSet<JobName>,
     /// Whether the change is kept already. If not, it is in effect on this worker, which goes on trying.
     pub is_kept: bool,
     /// Which server keeps it.
@@ -116,9 +119,10 @@ impl PauseBook {
             };
             changes.insert(job.clone(), Some(new));
         }
+        let paused_before = self.paused_among(&in_effect.pauses, &known);
         let jobs = self.change(&mut in_effect, known, changes, None).await;
         drop(in_effect);
-        Ok(self.answer(jobs).await)
+        Ok(self.answer(jobs, paused_before).await)
     }
 
     /// Resumes one job or all. A job that is not paused stays as it is.
@@ -131,9 +135,10 @@ impl PauseBook {
         };
         let gone = in_effect.pauses.keys().filter(|_| jobs == JobSelection::All);
         let changes = known.iter().chain(gone).map(|job| (job.clone(), None)).collect();
+        let paused_before = self.paused_among(&in_effect.pauses, &known);
         let jobs = self.change(&mut in_effect, known, changes, Some(by)).await;
         drop(in_effect);
-        Ok(self.answer(jobs).await)
+        Ok(self.answer(jobs, paused_before).await)
     }
 
     /// Keeps what could not be kept, and follows the changes of other workers, until it is stopped.
@@ -174,6 +179,10 @@ impl PauseBook {
         pauses.get(job).filter(|pause| !pause.is_over(self.clock.now()))
     }
 
+    fn paused_among(&self, pauses: &Pauses, jobs: &[JobName]) -> BTreeSet<JobName> {
+        jobs.iter().filter(|job| self.pause_of(pauses, job).is_some()).cloned().collect()
+    }
+
     /// Puts changes into effect; answers with the pauses of those jobs from now on.
     async fn change(
         &self,
@@ -200,13 +209,17 @@ impl PauseBook {
     }
 
     /// Waits a moment for the changes to be kept.
-    async fn answer(&self, jobs: Vec<(JobName, Option<Pause>)>) -> PauseAnswer {
+    async fn answer(
+        &self,
+        jobs: Vec<(JobName, Option<Pause>)>,
+        paused_before: BTreeSet<JobName>,
+    ) -> PauseAnswer {
         let is_kept =
             tokio::time::timeout(MAX_WAIT, self.keep()).await.is_ok_and(|kept| kept.is_ok());
         if !is_kept {
             self.behind.notify_one();
         }
-        PauseAnswer { jobs, is_kept, kept_by: self.kept_by() }
+        PauseAnswer { jobs, paused_before, is_kept, kept_by: self.kept_by() }
     }
 
     /// Keeps all changes that are not kept yet.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +60,8 @@ trait Source: Send + Sized + 'static {
     fn next(&mut self) -> impl Future<Output = Option<String>> + Send;
 }
 
-/// An answer that goes on until its source or the worker ends.
+/// An answer that goes on until its source or the worker ends. Its first part is a comment: some proxies pass the
+/// head of an answer on only together with a part of its body.
 fn stream(
     place: OwnedSemaphorePermit,
     source: impl Source,
@@ -82,7 +84,8 @@ fn stream(
         // Asks proxies to pass each event on at once.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
-    (headers, Body::from_stream(parts)).into_response()
+    let first = futures::stream::iter([Ok(Bytes::from(COMMENT))]);
+    (headers, Body::from_stream(first.chain(parts))).into_response()
 }
 
 /// An event as it is sent. The data is JSON, which has no line breaks.
@@ -116,7 +119,7 @@ mod tests {
         let answer = stream(streams.place().unwrap(), Ends, CancellationToken::new());
         assert!(streams.place().is_err(), "the only place is taken");
         let body = axum::body::to_bytes(answer.into_body(), 100).await.unwrap();
-        assert!(body.is_empty());
+        assert_eq!(body, COMMENT);
         assert!(streams.place().is_ok());
     }
 }

@@ -19,6 +19,7 @@ use crate::http::AppState;
 use crate::http::answer::{ApiError, moment};
 use crate::http::openapi::{Api, Operation, RequestHeader};
 use crate::http::session::Viewer;
+use crate::http::tenants::check_job;
 use crate::observe::Metrics;
 use crate::observe::news::Item;
 
@@ -36,6 +37,7 @@ pub(in crate::http) fn routes(api: Api) -> Api {
         .query::<Wanted>()
         .headers(LAST_EVENT)
         .answers_text("server-sent events, without end", "text/event-stream")
+        .refuses(404, "`unknown_job`")
         .refuses(429, "`too_many_streams`");
     api.get("/api/v1/events", self::events, events)
 }
@@ -65,6 +67,7 @@ async fn events(
     let last = headers.get("last-event-id").and_then(|id| id.to_str().ok().map(str::to_owned));
     let last = last.or(wanted.last.clone()).filter(|id| !id.is_empty());
     let filter = Filter::new(&wanted)?;
+    check_job(&state, wanted.job.as_deref())?;
     let place = state.streams.place()?;
     let control = &state.control;
     let boot = boot(&state);

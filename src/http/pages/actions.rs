@@ -12,9 +12,11 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout::{Shell, page};
+use super::links::Links;
 use super::words::counted;
 use crate::domain::job::JobName;
 use crate::domain::pause::MAX_NOTE;
+use crate::domain::run::RunId;
 use crate::domain::tenant::TenantId;
 use crate::engine::schedule::handle::{JobSelection, RunRequest};
 use crate::http::AppState;
@@ -220,8 +222,10 @@ async fn invalidate(
     levers::tell_invalidation(&state, &by, &request);
     let asked = state.control.invalidations.invalidate_by(request, by.into());
     if !dry_run {
-        let report = asked.await?.report;
-        return Ok(page("Keys removed", &shell, removed(&report, &shell.links.job(&job))));
+        let done = asked.await?;
+        let body =
+            removed(&done.report, done.runs.iter().map(|ticket| ticket.run.id), &shell.links, &job);
+        return Ok(page("Keys removed", &shell, body));
     }
     let counted = tokio::time::timeout(MAX_COUNTING, asked).await;
     let report = counted.ok().transpose()?.map(|counted| counted.report);
@@ -281,13 +285,21 @@ fn ask_to_invalidate(
     }
 }
 
-fn removed(report: &InvalidateReport, back: &str) -> Markup {
+fn removed(
+    report: &InvalidateReport,
+    runs: impl Iterator<Item = RunId>,
+    links: &Links,
+    job: &str,
+) -> Markup {
     html! {
         h1 { (counted(report.removed, "key")) " removed" }
         @for failure in &report.failures {
             p role="alert" { (failure.message) }
         }
-        p { a href=(back) { "Back to the job" } }
+        @for run in runs {
+            p { "They are warmed again by run " a href=(links.run(run)) { (run) } "." }
+        }
+        p { a href=(links.job(job)) { "Back to the job" } }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::engine::schedule::status::Status;
 use crate::http::AppState;
 use crate::http::answer::ApiError;
 use crate::http::session::Viewer;
+use crate::overview::Sought;
 
 /// What somebody looks for.
 #[derive(Debug, Default, Deserialize)]
@@ -32,18 +33,32 @@ pub(super) async fn show(
     if let Some(id) = tenant {
         return tenant::shown(shell, &state, &viewer, &id).await;
     }
-    Ok(Redirect::to(&page_of(q.trim(), &shell.links, &state.control.handle.status()))
-        .into_response())
+    let board = &state.control.board;
+    let page = page_of(q.trim(), &shell.links, &state.control.handle.status(), |text| {
+        board.beginning_with(text)
+    });
+    Ok(Redirect::to(&page).into_response())
 }
 
-/// A run by its id, a job by its name; anything else is taken for the id of a tenant.
-fn page_of(text: &str, links: &Links, status: &Status) -> String {
+/// A job by its name, a run by its id, a run or a tenant by the beginning of its id; anything else is taken for the
+/// id of a tenant.
+fn page_of(
+    text: &str,
+    links: &Links,
+    status: &Status,
+    beginning_with: impl Fn(&str) -> Option<Sought>,
+) -> String {
     let is_job = status.jobs.keys().any(|name| name.as_str() == text);
     match Uuid::try_parse(text) {
         _ if text.is_empty() => links.overview(),
         _ if is_job => links.job(text),
         // Ids of runs are UUIDs of version 7; those of tenants may be UUIDs too.
         Ok(id) if id.get_version_num() == 7 => links.run(id),
-        Ok(_) | Err(_) => links.tenant(text),
+        Ok(_) => links.tenant(text),
+        Err(_) => match beginning_with(text) {
+            Some(Sought::Run(run)) => links.run(run),
+            Some(Sought::Tenant(id)) => links.tenant(id.as_str()),
+            None => links.tenant(text),
+        },
     }
 }

@@ -60,16 +60,16 @@ fn why_not_ok(line: &JobLine, context: Context<'_>) -> Markup {
     html! {
         ul.troubles {
             @if let Some(pause) = &line.pause {
-                li.paused { (words::state(words::Look::Paused, "paused")) ": " (context.pause(pause)) }
+                li.paused { (words::mark(words::Look::Paused)) " " span { (context.pause(pause)) } }
             }
             @if line.is_late {
                 li.partial {
-                    (words::state(words::Look::Partial, "late"))
-                    @if let Some(after) = line.late_after { ": a success was due by " (context.moment(after)) }
+                    (words::mark(words::Look::Partial)) " "
+                    span { "late" @if let Some(after) = line.late_after { ": a success was due by " (context.moment(after)) } }
                 }
             }
             @if let Some(failure) = &line.first_failure {
-                li.partial { (words::mark(words::Look::Partial)) " " (jobs::first_failure(failure, context)) }
+                li.partial { (words::mark(words::Look::Partial)) " " span { (jobs::first_failure(failure, context)) } }
             }
         }
     }

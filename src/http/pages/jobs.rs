@@ -61,7 +61,7 @@ fn row(job: &JobLine, context: Context<'_>) -> Markup {
             td.runs data-label="Last 50 runs" {
                 a href=(context.links.runs(&[("job", &job.name)])) { (sparkline(job)) }
                 @if let Some(share) = ok_share(&job.runs) {
-                    span.muted title="the share of these runs that ended ok" { (words::percent(share)) }
+                    span.muted { (words::percent(share)) " ok" }
                 }
             }
             td.number data-label="Coverage" { (coverage(job, context)) }

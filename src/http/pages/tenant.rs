@@ -78,7 +78,8 @@ fn job_of_tenant(job: &JobOfTenant, context: Context<'_>) -> Markup {
                 p { (words::state(Look::Partial, "its keys could not be looked at")) ": " (words::text(problem)) }
             }
             p {
-                (words::count(*keys_present)) " of " (words::counted(*keys_expected, "key")) " in the cache"
+                @if *keys_expected == 0 && problem.is_none() { "No key: the job has no row for this tenant." }
+                @else { (words::count(*keys_present)) " of " (words::counted(*keys_expected, "key")) " in the cache" }
                 @if let Some(ttl) = shortest_ttl_ms { ", the first expires in " (context::span(*ttl)) }
             }
             @if !keys.is_empty() {

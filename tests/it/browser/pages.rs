@@ -65,6 +65,21 @@ async fn no_page_has_an_error_or_a_serious_barrier() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+#[tokio::test]
+async fn marks_in_the_table_of_a_chart_are_as_small_as_its_text() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let (_shop, worker) = dashboard().await;
+    let worker = worker.start();
+    worker.works().await;
+    first_run(&worker, "visits").await;
+    browser.open(&url(&worker, "/jobs/visits")).await;
+    browser.click("#durations-table summary").await;
+    let tallest = "Math.max(...[...document.querySelectorAll('details svg')].map(svg => \
+                   svg.getBoundingClientRect().height))";
+    assert_eq!(browser.value(tallest).await, 12);
+    browser.picture("durations-table").await;
+}
+
 pub(super) async fn sign_in(browser: &mut Browser, worker: &Running) {
     browser.go(&url(worker, "/login")).await;
     browser.fill("input[name=token]", TOKEN).await;

@@ -29,13 +29,24 @@ async fn the_file_of_the_application_says_where_its_servers_are() {
 
 #[tokio::test]
 async fn what_is_wrong_with_the_file_is_shown_by_its_line_and_without_its_text() {
-    let file = format!("REDIS_URL=redis://a\nDATABASE_PASSWORD={SECRET} and more\n");
+    let file = format!("APP_NAME=My App\nREDIS_URL={SECRET} and more\n");
     let check = || preheat(["check", "--offline"]).job("fleet", FLEET);
     let output = check().file(".env", &file).run().await.expect_code(2);
     insta::assert_snapshot!(output.stderr, @r#"
-    error: .env:2: the line is not `NAME=value`
+    error: .env:2: variable `REDIS_URL`: the line is not `NAME=value`
       hint: a value with blanks or quotes needs quotes around it, as in `NAME="a b"`; with `PREHEAT_DOTENV=false` preheat does not read the file
     "#);
+    let json = check().file(".env", &file).argument("--json").run().await.expect_code(2).json();
+    let problem = &json["problems"][0];
+    assert_eq!(problem["file"], ".env", "{json}");
+    assert_eq!(
+        (&problem["line"], &problem["variable"]),
+        (&2.into(), &"REDIS_URL".into()),
+        "{json}"
+    );
+    check().file(".env", "APP_NAME=My App\nBob's\n").run().await.expect_code(0);
+    let json = check().settings("[runner\n").argument("--json").run().await.expect_code(2).json();
+    assert_eq!(json["problems"][0]["line"], 1, "{json}");
 
     let wrong =
         check().file(".env", "A=1\n\nPREHEAT_RUNNER__BATCH=many\nPREHEAT_RUNER__DRAIN=1s\n");

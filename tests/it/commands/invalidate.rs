@@ -41,6 +41,13 @@ async fn what_is_named_is_removed_and_told() {
     let said = servers.invalidate(&["--job", "services", "--tenant", &active[1]]).await;
     let said = said.expect_code(0).stdout;
     assert!(said.contains("  1 job of 1 tenant: 1 key removed\n"), "{said}");
+    let none = servers.invalidate(&["--tenant", "nosuch", "--dry-run"]).await.expect_code(0);
+    assert!(
+        none.stderr.contains("warning: there is no active tenant `nosuch`\n"),
+        "{}",
+        none.stderr
+    );
+    assert!(!said.contains("warning"), "{said}");
     let mut left = before;
     for key in [first.as_str(), second.as_str(), "fleet"] {
         left.remove(key).unwrap();

@@ -93,7 +93,7 @@ first answer. When a job's file goes, its gauges go with it and its counters sta
 - `outcome` of a run: `ok`, `partial`, `failed`, `timeout`, `cancelled`; `trigger`: `schedule`,
   `startup`, `request`, `change`.
 - `outcome` of a tenant: `ok`, `failed`, `fenced`; of a key: `written`, `removed`, `failed`, `fenced`.
-- `reason` of a skipped run: `overlap`, `queue_full`, `draining`.
+- `reason` of a skipped run: `overlap`, `queue_full`, `draining`, `paused`.
 - `kind` of a finding: `stale`, `missing`, `orphaned`, `wrong_ttl`; [audit](audit.md) says what they are.
 - `state` of a connection: `idle`, `in_use`, `max`.
 

@@ -22,6 +22,7 @@ async fn keys_are_removed_and_warmed_again_over_http() {
         "keys": { "asked": 2, "removed": 1 },
         "patterns": { "asked": 0, "slices": 0, "kept": 0, "removed": 0 },
         "jobs_and_tenants": { "jobs": 0, "tenants": 1, "removed": 1 },
+        "not_active": [],
         "by_job": { "report": 1, "services": 1 },
         "failures": [], "runs": [],
     });

@@ -91,11 +91,17 @@ async fn a_worker_is_asked_and_steered_by_commands() {
     let status = ask(&worker, &["status"]).await;
     assert!(status.stdout.contains("paused"), "{}", status.stdout);
     assert!(status.stdout.lines().all(|line| line.chars().count() <= 80), "{}", status.stdout);
+    let pause = "Job `items` is paused (token: look).";
+    assert_eq!(status.stdout.matches(pause).count(), 1, "{}", status.stdout);
+    assert!(status.stdout.contains("\n    next   The pause ends at "), "{}", status.stdout);
+    assert!(status.stdout.contains("\n    since  "), "{}", status.stdout);
     assert!(ask(&worker, &["status", "--json"]).await.json()["verdict"]["sentence"].is_string());
     let all = ask(&worker, &["pause", "--all", "--note", "x", "--json"]).await.expect_code(0);
     assert_eq!(all.json()["jobs"][0]["pause"]["note"], "look", "{}", all.stdout);
     let resumed = ask(&worker, &["resume", "--all"]).await.expect_code(0);
-    assert_eq!(resumed.stdout, "job `items` is not paused\njob `more` is not paused\n");
+    assert_eq!(resumed.stdout, "job `items` is resumed\njob `more` is resumed\n");
+    let resumed = ask(&worker, &["resume", "items"]).await.expect_code(0);
+    assert_eq!(resumed.stdout, "job `items` was not paused\n");
 
     eventually("the runs are listed", LONG, async || {
         let runs =
@@ -109,9 +115,44 @@ async fn a_worker_is_asked_and_steered_by_commands() {
     assert_eq!(tenants.stdout, "no tenant of 4 is known to be cold\n");
     shop.execute("alter table items add check (version < 3)").await;
     shop.execute("alter table items rename to gone").await;
-    ask(&worker, &["run", "items", "--wait"]).await.expect_code(1);
+    let failed = ask(&worker, &["run", "items", "--wait"]).await.expect_code(1);
+    let why =
+        "query: could not read the rows of job `items`: relation \"items\" does not exist (42P01)";
+    assert!(failed.stdout.contains(why), "{}", failed.stdout);
+    let runs = ask(&worker, &["runs", "--outcome", "failed"]).await.expect_code(0).stdout;
+    let line = runs.lines().find(|line| line.contains(why)).unwrap_or_else(|| panic!("{runs}"));
+    let ids = line.split(' ').filter(|word| word.len() == 36 && word.split('-').count() == 5);
+    let [id] = ids.collect::<Vec<_>>()[..] else { panic!("{line}") };
+    let run = worker.get(&format!("/api/v1/runs/{id}")).await.json();
+    assert_eq!(run["outcome"], "failed", "{run}");
+    for (text, page) in [(&id[..20], format!("runs/{id}")), ("none", "tenants/none".to_owned())] {
+        let found = worker.get(&format!("/find?q={text}")).await;
+        let location = found.header("location").unwrap_or_default();
+        assert!(location.ends_with(&page), "{text} leads to {location}");
+    }
     let tenants = ask(&worker, &["tenants", "--job", "items"]).await.expect_code(1);
     assert!(tenants.stdout.starts_with("4 not warm of 4"), "{}", tenants.stdout);
+    assert_eq!(tenants.stdout.matches("does not exist (42P01)").count(), 4, "{}", tenants.stdout);
+    let status = ask(&worker, &["status"]).await.expect_code(1).stdout;
+    assert!(status.contains(&format!("\n    reason {why}")), "{status}");
+}
+
+#[tokio::test]
+async fn a_name_of_no_job_is_refused() {
+    let shop = Shop::open(2).await;
+    let worker = shop.serve().job("items", &items("on_start = false")).start();
+    worker.works().await;
+    for words in [["runs", "--job", "nope"], ["tenants", "--job", "nope"]] {
+        let refused = ask(&worker, &words).await.expect_code(2);
+        assert_eq!(refused.stderr, "error: there is no job `nope`\n");
+    }
+    assert_eq!(ask(&worker, &["runs", "--job", "items"]).await.expect_code(0).stdout, "no runs\n");
+    for path in ["/api/v1/events?job=nope", "/api/v1/runs?job=nope", "/api/v1/tenants?job=nope"] {
+        let answer = worker.get(path).await;
+        assert_eq!(answer.json()["error"]["code"], "unknown_job", "{path}");
+    }
+    let since = ask(&worker, &["runs", "--since", "yesterday"]).await.expect_code(2);
+    assert!(since.stderr.contains("a duration such as `2h`"), "{}", since.stderr);
 }
 
 #[tokio::test]
