@@ -88,9 +88,9 @@ fn a_seed_determines_the_moments() {
     assert!(of(7).is_sorted());
     // As many as the rate says, within four standard deviations (√5000 ≈ 71), and as irregular as they should be.
     assert!((4717..5283).contains(&of(7).len()), "{}", of(7).len());
-    let gaps: Vec<f64> = of(7).windows(2).map(|two| (two[1] - two[0]).as_secs_f64()).collect();
-    let long = gaps.iter().filter(|gap| **gap > 1.0 / 500.0).count();
-    let share = long as f64 / gaps.len() as f64;
+    let seconds: Vec<f64> = of(7).iter().map(Duration::as_secs_f64).collect();
+    let long = seconds.windows(2).map(|two| f64::from(u8::from(two[1] - two[0] > 1.0 / 500.0)));
+    let share = long.clone().sum::<f64>() / f64::from(u32::try_from(long.len()).unwrap());
     assert!(
         (share - (-1.0_f64).exp()).abs() < 0.03,
         "{share} of the gaps are longer than the mean"
