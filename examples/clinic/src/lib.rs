@@ -53,6 +53,7 @@ impl Service {
             .connect_lazy_with(options);
         let cache = Cache::builder(Connection::open(&settings.redis_url)?)
             .enabled(settings.has_cache)
+            .deadline(settings.cache_deadline)
             .on_problem(|problem, error| tracing::warn!(problem = problem.name(), error, "cache"))
             .build();
         Ok(Self { db, cache, tenants: tenant::Tenants::default() })

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt;
+use std::time::Duration;
 
 /// What the service needs to know.
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Settings {
     pub listen: String,
     /// `CACHE`: `on`, or `off` to see what it is worth
     pub has_cache: bool,
+    /// `CACHE_DEADLINE_MS`: how long a read waits for Redis before it asks the database, by default 50
+    pub cache_deadline: Duration,
 }
 
 impl Settings {
@@ -27,8 +30,12 @@ impl Settings {
             "off" => false,
             _ => return Err(WrongSetting("CACHE")),
         };
+        let deadline = or("CACHE_DEADLINE_MS", "50").parse();
+        let deadline = deadline.map_err(|_no_number| WrongSetting("CACHE_DEADLINE_MS"))?;
+        let cache_deadline = Duration::from_millis(deadline);
         let redis_url = or("REDIS_URL", "redis://localhost");
-        Ok(Self { database_url, redis_url, listen: or("LISTEN", "127.0.0.1:8080"), has_cache })
+        let listen = or("LISTEN", "127.0.0.1:8080");
+        Ok(Self { database_url, redis_url, listen, has_cache, cache_deadline })
     }
 }
 
