@@ -24,7 +24,8 @@ async fn a_job_is_paused_and_resumed_as_often_as_one_asks() {
         "note": "vet migration", "by": "token", "since": "2026-03-01T12:10:00.000Z", "until": null
     });
     let expected = json!({
-        "jobs": [{ "job": "services", "pause": pause }], "kept": true, "kept_in": "cache"
+        "jobs": [{ "job": "services", "pause": pause, "was_paused": false }],
+        "kept": true, "kept_in": "cache"
     });
     assert_eq!(paused.json(), expected);
     let shown = worker.get(JOB).await.json();
@@ -42,10 +43,11 @@ async fn a_job_is_paused_and_resumed_as_often_as_one_asks() {
     let run = worker.post(&format!("{JOB}/runs"), r#"{"wait":true}"#).await;
     assert_eq!(run.json()["outcome"], "ok", "a person starts its runs");
 
-    for body in ["", "{}"] {
+    for (body, was_paused) in [("", true), ("{}", false)] {
         let resumed = worker.post(&format!("{JOB}/resume"), body).await;
         assert_eq!(resumed.status, 200, "{resumed:?}");
         assert_eq!(pause_of(&resumed.json(), "services"), Value::Null);
+        assert_eq!(resumed.json()["jobs"][0]["was_paused"], was_paused);
     }
     assert_eq!(worker.get(JOB).await.json()["state"], "idle");
     worker.stop().await;
