@@ -2,8 +2,8 @@
 //! writes, from the same job files. Pure.
 //!
 //! A builder refuses a text with which it would make another key than the one that was meant. The rules are
-//! those of [`Layout`](crate::domain::layout::Layout), by which a run decides whose a key is:
-//! [`builder`] turns them into checks, [`typescript`] and [`rust`] write them down.
+//! those of [`Layout`], by which a run decides whose a key is:
+//! `builder` turns them into checks, `typescript` and `rust` write them down.
 
 mod builder;
 mod name;
