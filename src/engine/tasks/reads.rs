@@ -1,7 +1,7 @@
 //! The applications' reads through the clients. The clients add what they counted to a hash every ten seconds; this task
-//! reads the hash as often, and tells by how much each count has grown.
+//! reads the hash as often, and emits by how much each count has grown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ impl Runner {
     /// Reads the clients' counts until the worker stops.
     pub async fn watch_reads(self: Arc<Self>, stops: Stops) {
         let for_ever = async {
-            let mut last = None;
+            let mut last = Counted::new();
             loop {
                 // While the cache does not answer, the counts grow there, and the next answer has them.
                 if let Ok(now) = self.counted_reads().await {
-                    self.tell_reads(last.as_ref(), &now);
-                    last = Some(now);
+                    self.emit_growth(&last, &now);
+                    last = now;
                 }
                 self.clock.sleep(LOOK_EVERY).await;
             }
@@ -37,9 +37,8 @@ impl Runner {
     /// that the answer is bounded, whatever the clients write.
     async fn counted_reads(&self) -> Result<Counted, CacheError> {
         let jobs = self.jobs.get();
-        let mut families: Vec<String> = jobs.keys().map(ToString::to_string).collect();
-        families.push(OTHER_FAMILY.to_owned());
-        families.dedup();
+        let mut families: BTreeSet<String> = jobs.keys().map(ToString::to_string).collect();
+        families.insert(OTHER_FAMILY.to_owned());
         let fields: Vec<String> = families.iter().flat_map(|family| fields(family)).collect();
         let mut counts = self.ledger.reads(&fields).await?.into_iter();
         let mut next = |_result: ReadResult| counts.next().unwrap_or_default();
@@ -49,14 +48,14 @@ impl Runner {
             .collect())
     }
 
-    /// The first look says nothing: it has the counts of hours before.
-    fn tell_reads(&self, last: Option<&Counted>, now: &Counted) {
+    /// A family that was not in the last look has not grown: its counts may be of hours before.
+    fn emit_growth(&self, last: &Counted, now: &Counted) {
         if now.values().all(|counts| counts.is_zero()) {
             return;
         }
         let grown = |(family, counts): (&String, &ReadCounts)| {
-            let before = last.map(|last| last.get(family).copied().unwrap_or_default());
-            (family.clone(), before.map_or_else(ReadCounts::default, |it| counts.grown_since(it)))
+            let before = last.get(family).copied().unwrap_or(*counts);
+            (family.clone(), counts.grown_since(before))
         };
         let grown = now.iter().map(grown).collect();
         event::ReadsCounted { grown: &grown, now: self.clock.now() }.emit(&self.metrics);

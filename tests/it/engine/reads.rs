@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use preheat::domain::job::Jobs;
 use preheat::domain::reads::ReadCounts;
 use preheat::engine::ports::Clock;
 
@@ -48,6 +49,21 @@ async fn counts_that_the_cache_lost_begin_at_zero_again() {
     world.cache.count_reads("services:hit", 5);
     world.clock.advance(10 * SECOND).await;
     assert_eq!(counted(&world, "services", "hit"), Some(5.0));
+}
+
+#[tokio::test]
+async fn what_was_counted_before_a_job_came_is_no_growth() {
+    let world = watched().await;
+    world.cache.count_reads("later:hit", 500);
+    world.clock.advance(10 * SECOND).await;
+    let jobs = ["services", "later"].map(|name| Arc::new(job(name)));
+    let jobs: Jobs = jobs.into_iter().map(|job| (job.name.clone(), job)).collect();
+    world.handle.replace(jobs).await;
+    world.clock.advance(10 * SECOND).await;
+    assert_eq!(counted(&world, "later", "hit"), Some(0.0));
+    world.cache.count_reads("later:hit", 3);
+    world.clock.advance(10 * SECOND).await;
+    assert_eq!(counted(&world, "later", "hit"), Some(3.0));
 }
 
 #[tokio::test]
