@@ -42,7 +42,7 @@ const HEAD_START: Duration = Duration::from_millis(20);
 const ANSWER_WITHIN: Duration = Duration::from_secs(15);
 /// A request that is sent later than this after its moment is late.
 pub(crate) const LATE: Duration = Duration::from_millis(2);
-/// How many failures are told in words.
+/// How many failures the report describes.
 const TOLD_FAILURES: usize = 5;
 
 /// Random numbers that a seed determines: `SplitMix64`.

@@ -11,7 +11,7 @@ use crate::problem::is_lost;
 use crate::protocol::Protocol;
 use crate::read::Shared;
 
-/// How often the counts are told.
+/// How often the counts are sent to Redis.
 const FLUSH_EVERY: Duration = Duration::from_secs(10);
 /// How often Redis is asked while it is left alone, and how long such a question may take.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ async fn probed(protocol: &Protocol) -> bool {
 }
 
 impl Shared {
-    /// Adds the growth of the counts to those in Redis. What Redis does not take is told the next time.
+    /// Adds the growth of the counts to the counts in Redis. If that fails, the next flush sends the same growth again.
     pub(crate) async fn flush(&self) {
         if !self.is_enabled || self.protocol.breaker.is_open() {
             return;
@@ -71,7 +71,7 @@ impl Shared {
         if let Some(growth) = self.counts.growth()
             && self.protocol.add_reads(&growth).await.is_ok()
         {
-            self.counts.told(growth);
+            self.counts.sent(growth);
         }
     }
 }

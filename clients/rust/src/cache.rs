@@ -200,7 +200,7 @@ impl Cache {
         }
     }
 
-    /// Tells the worker the counts now, and not only at the next ten seconds. For the application's shutdown;
+    /// Sends the counts to Redis now, and not only when the ten seconds are over. For the application's shutdown;
     /// what Redis does not take is lost.
     pub async fn flush(&self) {
         self.shared.flush().await;

@@ -93,8 +93,8 @@ pub(crate) struct Counts {
 #[derive(Debug, Default)]
 struct State {
     stats: Stats,
-    /// What Redis was told of `stats.reads`.
-    told: BTreeMap<&'static str, Reads>,
+    /// The counts of `stats.reads` that Redis has already.
+    sent: BTreeMap<&'static str, Reads>,
 }
 
 /// Growth of the counts: the hash's fields with what to add.
@@ -152,13 +152,13 @@ impl Counts {
         self.state().stats.clone()
     }
 
-    /// What Redis was not told yet; none if nothing grew.
+    /// The growth since the last counts that Redis has; none if nothing grew.
     pub(crate) fn growth(&self) -> Option<Growth> {
         let state = self.state();
         let mut fields = Vec::new();
         for (family, reads) in &state.stats.reads {
-            let told = state.told.get(family).copied().unwrap_or_default();
-            let both = reads.named().into_iter().zip(told.named());
+            let sent = state.sent.get(family).copied().unwrap_or_default();
+            let both = reads.named().into_iter().zip(sent.named());
             let grown = both.map(|((name, now), (_, then))| (field(family, name), now - then));
             fields.extend(grown.filter(|(_, growth)| *growth > 0));
         }
@@ -166,9 +166,9 @@ impl Counts {
         (!fields.is_empty()).then_some(Growth { fields, totals })
     }
 
-    /// Redis was told this growth.
-    pub(crate) fn told(&self, growth: Growth) {
-        self.state().told = growth.totals;
+    /// Notes that Redis has added this growth.
+    pub(crate) fn sent(&self, growth: Growth) {
+        self.state().sent = growth.totals;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn only_growth_is_told_and_growth_that_was_not_told_comes_again() {
+    fn only_growth_is_sent_and_growth_that_did_not_arrive_is_sent_again() {
         let counts = Counts::default();
         assert!(counts.growth().is_none());
         counts.read("services", Outcome::Hit);
@@ -237,11 +237,11 @@ mod tests {
         let expected = [("pets:miss", 1), ("pets:refused", 1), ("services:hit", 2)]
             .map(|(f, n)| (f.into(), n));
         assert_eq!(fields(&counts), expected);
-        assert_eq!(fields(&counts), expected, "nobody said that it was told");
+        assert_eq!(fields(&counts), expected, "the growth was not sent yet");
 
         let growth = counts.growth().unwrap();
         counts.read("services", Outcome::Hit);
-        counts.told(growth);
+        counts.sent(growth);
         assert_eq!(fields(&counts), [("services:hit".to_owned(), 1)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Loads under way in this process: whoever asks for the same key meanwhile waits for the same load.
+//! Loads under way in this process. All callers that ask for the same key meanwhile wait for the same load.
 
 use std::any::TypeId;
 use std::collections::HashMap;

@@ -62,7 +62,7 @@ impl<T> Key<T> {
     }
 
     /// A key without its tenant in it (`pet:{id}`), with the tenant for whom it is read. Its value may be another
-    /// tenant's: whoever reads it must look whose it is.
+    /// tenant's, so the reader must check whose it is.
     pub fn shared(
         key: impl Into<String>,
         tenant: Option<String>,

@@ -1,4 +1,4 @@
-//! What goes wrong with the cache. Reads go on without it, so problems are counted and told, not returned.
+//! What goes wrong with the cache. Reads go on without it, so problems are counted and reported to a listener, not returned.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use redis::RedisError;
 
-/// How long a kind of problem is silent after it was told.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// The shortest time between two reports of one kind of problem.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// A kind of problem with the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ pub enum Problem {
     /// Redis refused a command, for example because its memory is full.
     Refused,
     /// Scripts cannot be used, because of the ACL or on a cluster: from now on fills live for ten seconds at
-    /// most. Told once.
+    /// most. Reported once.
     Scripts,
     /// A value in the cache is not of the type that the reader asks for.
     Unreadable,
@@ -92,7 +92,7 @@ impl Error for TooLarge {}
 /// What an application does with a problem.
 pub(crate) type Listener = Arc<dyn Fn(Problem, &(dyn Error + 'static)) + Send + Sync>;
 
-/// Counts problems, and tells each kind at most once in ten seconds.
+/// Counts problems, and reports each kind at most once in ten seconds.
 #[derive(Default)]
 pub(crate) struct Problems {
     listener: Option<Listener>,
@@ -102,7 +102,7 @@ pub(crate) struct Problems {
 #[derive(Default)]
 struct Seen {
     count: u64,
-    told_at: Option<Instant>,
+    reported_at: Option<Instant>,
 }
 
 impl Problems {
@@ -114,7 +114,7 @@ impl Problems {
         #[cfg(feature = "metrics")]
         metrics::counter!("preheat_client_cache_errors_total", "kind" => problem.name())
             .increment(1);
-        if self.is_to_be_told(problem, Instant::now())
+        if self.is_to_be_reported(problem, Instant::now())
             && let Some(listener) = &self.listener
         {
             listener(problem, error);
@@ -131,13 +131,13 @@ impl Problems {
         }
     }
 
-    fn is_to_be_told(&self, problem: Problem, now: Instant) -> bool {
+    fn is_to_be_reported(&self, problem: Problem, now: Instant) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = seen.entry(problem).or_default();
         seen.count += 1;
-        let is_silent = seen.told_at.is_some_and(|at| now.duration_since(at) < TOLD_EVERY);
+        let is_silent = seen.reported_at.is_some_and(|at| now.duration_since(at) < REPORT_EVERY);
         if !is_silent {
-            seen.told_at = Some(now);
+            seen.reported_at = Some(now);
         }
         !is_silent
     }
@@ -164,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_of_problem_is_counted_always_and_told_once_in_ten_seconds() {
+    fn a_kind_of_problem_is_counted_always_and_reported_once_in_ten_seconds() {
         let (problems, now) = (Problems::default(), Instant::now());
-        assert!(problems.is_to_be_told(Problem::Timeout, now));
-        assert!(!problems.is_to_be_told(Problem::Timeout, now));
-        assert!(problems.is_to_be_told(Problem::TooLarge, now), "another kind");
-        let later = now + TOLD_EVERY;
-        assert!(problems.is_to_be_told(Problem::Timeout, later));
+        assert!(problems.is_to_be_reported(Problem::Timeout, now));
+        assert!(!problems.is_to_be_reported(Problem::Timeout, now));
+        assert!(problems.is_to_be_reported(Problem::TooLarge, now), "another kind");
+        let later = now + REPORT_EVERY;
+        assert!(problems.is_to_be_reported(Problem::Timeout, later));
         let counts = [(Problem::Timeout, 3), (Problem::TooLarge, 1)];
         assert_eq!(problems.counts(), BTreeMap::from(counts));
     }

@@ -217,7 +217,8 @@ impl Protocol {
         }
     }
 
-    /// The lease first: whoever gets it after another reader gave it back must find that reader's value.
+    /// Takes the lease first, then reads the key. In the other order, a reader could miss the value of the reader
+    /// that has just given the lease back.
     async fn begin_brief(&self, entry: &Entry) -> Result<Begun, Failure> {
         let (lease, token) = (self.names.lease(&entry.key), token());
         let set = cmd("SET").arg(&lease).arg(&token).arg("NX").arg("PX").arg(millis(LEASE)).take();
@@ -381,7 +382,7 @@ impl Protocol {
         from_redis_value(value).map_err(unexpected)
     }
 
-    /// Waits for an answer until the deadline, and tells the breaker.
+    /// Waits for an answer until the deadline, and counts the result in the breaker.
     pub(crate) async fn judged(
         &self,
         answer: impl Future<Output = RedisResult<Value>>,
@@ -401,12 +402,12 @@ impl Protocol {
         answer
     }
 
-    /// Counts and tells a failure.
+    /// Counts and reports a failure.
     pub(crate) fn noted<V>(&self, answer: Result<V, Failure>) -> Result<V, Failure> {
         answer.inspect_err(|failure| self.problems.note_failure(failure))
     }
 
-    /// Whether the error says that scripts cannot be used here. It is told once.
+    /// Whether the error says that scripts cannot be used here. The first such error is reported.
     fn are_scripts_refused(&self, error: &RedisError) -> bool {
         let is_no_permission = error.kind() == ServerErrorKind::NoPerm.into();
         let is_refused = is_no_permission

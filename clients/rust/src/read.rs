@@ -168,8 +168,8 @@ impl Shared {
         }
     }
 
-    /// This process has the lease. A load that is dropped gives it back at once, so that whoever reads after the
-    /// write need not wait for a load from before it.
+    /// This process has the lease. A load that is dropped gives it back at once, so that a reader after
+    /// the write does not wait for a load from before it.
     fn leased(self: &Arc<Self>, departure: Departure, ticket: Ticket) -> Load {
         let (this, flight, lease) =
             (Arc::clone(self), Arc::clone(&departure.pilot.flight), ticket.clone());

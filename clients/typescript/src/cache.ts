@@ -197,7 +197,7 @@ export class Cache {
    * throws then leaves out its own key only.
    *
    * `false`: old values may be read until preheat hears of the change, or until their TTL ends. `onError`
-   * is told why.
+   * is called with the reason.
    */
   async changed(...keys: Changed[]): Promise<boolean> {
     const { keys: known, errors } = named(keys);
@@ -206,7 +206,7 @@ export class Cache {
       await this.#invalidation.keys(known);
       return errors.length === 0;
     } catch (error) {
-      // Each try of an invalidation that failed has told of itself.
+      // `InvalidationFailed` needs no report: each of its tries was reported when it failed.
       if (!(error instanceof InvalidationFailed)) this.#events.failed("invalidate", error);
       return false;
     }
@@ -226,7 +226,7 @@ export class Cache {
   }
 
   /**
-   * Moves the tenant's fence only: whoever read before the commit does not fill any more. The keys stay,
+   * Moves the tenant's fence only: a reader that loaded before the commit cannot fill any more. The keys stay,
    * until preheat or a change feed replaces them.
    */
   invalidateTenant(tenant: string | null): Promise<void> {

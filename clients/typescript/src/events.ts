@@ -26,7 +26,7 @@ export type Operation =
   | "scripts"
   | "hook";
 
-/** What `onEvent` is told, for metrics. Labels are bounded: `family` is a job's name. */
+/** What `onEvent` gets, for metrics. Labels are bounded: `family` is a job's name. */
 export type CacheEvent =
   | { readonly type: "read"; readonly family: string; readonly result: ReadResult }
   | {
@@ -45,10 +45,10 @@ export type CacheEvent =
   | { readonly type: "error"; readonly operation: Operation; readonly error: unknown }
   | { readonly type: "breaker"; readonly open: boolean };
 
-/** Told of errors of the cache, which no read throws. */
+/** Called with errors of the cache, which no read throws. */
 export type OnError = (operation: Operation, error: unknown) => void;
 
-/** How often one kind of error is told. */
+/** How often `onError` is called for one kind of error, at most. */
 const ERROR_EVERY = 10_000;
 
 /** Hands events to the application's hooks. An exception in a hook ends nothing. */
@@ -56,7 +56,7 @@ export class Events {
   readonly #onError: OnError;
   readonly #listeners: ((event: CacheEvent) => void)[];
   readonly #now: () => number;
-  readonly #toldAt = new Map<Operation, number>();
+  readonly #reportedAt = new Map<Operation, number>();
 
   constructor(onError: OnError, listeners: ((event: CacheEvent) => void)[], now: () => number) {
     this.#onError = onError;
@@ -69,25 +69,25 @@ export class Events {
       try {
         listener(event);
       } catch (error) {
-        this.#tell("hook", error);
+        this.#report("hook", error);
       }
     }
   }
 
-  /** Every error is an event; `onError` hears of each kind once in ten seconds. */
+  /** Every error is an event; `onError` is called at most once in ten seconds for each kind. */
   failed(operation: Operation, error: unknown): void {
     this.emit({ type: "error", operation, error });
-    this.#tell(operation, error);
+    this.#report(operation, error);
   }
 
-  #tell(operation: Operation, error: unknown): void {
+  #report(operation: Operation, error: unknown): void {
     const now = this.#now();
-    if (now - (this.#toldAt.get(operation) ?? -Infinity) < ERROR_EVERY) return;
-    this.#toldAt.set(operation, now);
+    if (now - (this.#reportedAt.get(operation) ?? -Infinity) < ERROR_EVERY) return;
+    this.#reportedAt.set(operation, now);
     try {
       this.#onError(operation, error);
     } catch {
-      // A hook that cannot even hear of errors has nobody left to tell.
+      // `onError` itself threw: there is no other hook to report that to.
     }
   }
 }

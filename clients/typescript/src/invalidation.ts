@@ -56,8 +56,8 @@ function isList(changed: Changed): changed is readonly Changed[] {
 const TRIES = 2;
 
 /**
- * Moves a tenant's fence, then removes its keys. An application does so after its commit: whoever read
- * before the commit cannot fill any more, and what was filled is gone.
+ * Moves a tenant's fence, then removes its keys. An application does so after its commit: a reader that
+ * loaded before the commit cannot fill any more, and the values that are there are removed.
  */
 export class Invalidation {
   readonly #link: Link;

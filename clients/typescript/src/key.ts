@@ -35,8 +35,8 @@ export interface Key<T = unknown, Shared extends boolean = false> {
 }
 
 /**
- * A key without its tenant in it (`pet:{id}`): whoever knows the id reads the value, whosever it is. So
- * {@link Cache.respond} answers with such a value only after a check.
+ * A key without its tenant in it (`pet:{id}`): every caller that knows the id can read the value, even if it is
+ * another tenant's. So {@link Cache.respond} answers with such a value only after a check.
  */
 export interface SharedKey<T = unknown> extends Key<T, true> {
   readonly shared: true;

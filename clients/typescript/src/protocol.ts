@@ -120,7 +120,7 @@ export class Protocol {
     );
   }
 
-  /** The lease first: whoever gets it after another caller gave it back must find that caller's value. */
+  /** Takes the lease first, then reads the key. In the other order, a caller could miss the value of the caller that has just given the lease back. */
   async #beginBriefly(target: Target, token: string): Promise<Begun> {
     const { name, fence, lease } = target;
     const answer = await this.#link.ask("begin", this.#deadline, (redis) =>

@@ -1,5 +1,5 @@
-//! How columns look in JSON. It must be as preheat writes them (profile `drizzle`), so that a value is the same
-//! whoever filled it.
+//! How columns look in JSON. It must be as preheat writes them (profile `drizzle`), so that a value is the same,
+//! whether preheat or this service wrote it.
 
 use axum::Json;
 use chrono::{DateTime, Utc};

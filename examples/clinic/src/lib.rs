@@ -59,7 +59,7 @@ impl Service {
         Ok(Self { db, cache, tenants: tenant::Tenants::default() })
     }
 
-    /// The routes. Whoever asks is known before a handler runs.
+    /// The routes. Each request is authenticated before its handler runs.
     pub fn router(&self) -> Router {
         let routes = [
             services::routes(),
