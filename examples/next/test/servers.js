@@ -143,9 +143,10 @@ export function preheat() {
   return [join(target, "release/preheat"), join(target, "debug/preheat")].find(existsSync);
 }
 
-/** Runs it with the repository's job files; fails if it does. */
+/** Runs it with the repository's job files and no setting of the caller's environment; fails if it does. */
 export async function runPreheat(program, command, { postgres, redis }) {
-  const env = { ...process.env, DATABASE_URL: postgres.url, REDIS_URL: redis.url };
+  const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("PREHEAT_"));
+  const env = { ...Object.fromEntries(inherited), DATABASE_URL: postgres.url, REDIS_URL: redis.url };
   await run(program, command, { cwd: repository, env });
 }
 
