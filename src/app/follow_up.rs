@@ -140,7 +140,7 @@ impl FollowUps {
         }
         let asked = unverified.tenants.len().max(1) as u64;
         let tenants = match self.job.scope {
-            Scope::Fleet => None,
+            Scope::Global => None,
             Scope::Tenants => Some(unverified.tenants.into_iter().collect()),
         };
         let spec = RunSpec {

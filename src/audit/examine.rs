@@ -185,7 +185,7 @@ impl Examiner {
         }
         let job = self.job();
         let manifests: Vec<String> = match job.scope {
-            Scope::Fleet => vec![manifest_key(&job.name, None)],
+            Scope::Global => vec![manifest_key(&job.name, None)],
             Scope::Tenants => {
                 part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
             }

@@ -76,7 +76,7 @@ pub struct AuditOrder {
 /// The answer about one key.
 #[derive(Clone, Debug)]
 pub struct KeyAnswer {
-    /// The job that writes it, and its tenant; no tenant for a key of the fleet.
+    /// The job that writes it, and its tenant; no tenant for a key of a global job.
     pub owner: Option<(JobName, Option<String>)>,
     /// The state of the key.
     pub state: KeyState,

@@ -40,7 +40,7 @@ pub(super) struct Orphan {
     pub(super) key: String,
     /// The job that wrote it, which may be gone.
     pub(super) job: JobName,
-    /// The tenant it was written for; `None` for a key of the fleet.
+    /// The tenant it was written for; `None` for a key of a global job.
     pub(super) tenant: Option<TenantId>,
 }
 
@@ -200,9 +200,9 @@ impl Search {
         self.jobs.get(job).is_some_and(|job| {
             job.has_manifests()
                 && match (job.scope, tenant) {
-                    (Scope::Fleet, None) => true,
+                    (Scope::Global, None) => true,
                     (Scope::Tenants, Some(tenant)) => self.is_active(tenant),
-                    (Scope::Fleet, Some(_)) | (Scope::Tenants, None) => false,
+                    (Scope::Global, Some(_)) | (Scope::Tenants, None) => false,
                 }
         })
     }
@@ -238,8 +238,8 @@ impl Search {
         let is_static = template.is_static();
         match (job.scope, self.layout.owner(job, index, key), is_static) {
             (_, Owner::Nobody, _) => Written::No,
-            (Scope::Fleet, _, true) => self.writes_static(job, template, [None], key),
-            (Scope::Fleet, _, false) => Written::IfNamedBy(manifest_key(&job.name, None)),
+            (Scope::Global, _, true) => self.writes_static(job, template, [None], key),
+            (Scope::Global, _, false) => Written::IfNamedBy(manifest_key(&job.name, None)),
             (Scope::Tenants, Owner::Tenant(id), true) => {
                 let tenant = self.census.active_tenant(id).map(Some);
                 self.writes_static(job, template, tenant, key)

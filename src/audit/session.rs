@@ -46,7 +46,7 @@ pub(super) enum Due {
     All,
 }
 
-/// The tenant that a key belongs to; `None` for a key of the fleet.
+/// The tenant that a key belongs to; `None` for a key of a global job.
 pub(super) struct KeyOwner(pub(super) Option<String>);
 
 /// Suspects of one batch.
@@ -116,7 +116,7 @@ impl<'a> Session<'a> {
 
     /// The active tenants, if one of the jobs has tenants.
     pub(super) async fn tenants(&mut self, jobs: &[Arc<Job>]) -> Result<Arc<Tenants>, AuditError> {
-        if jobs.iter().all(|job| job.scope == Scope::Fleet) {
+        if jobs.iter().all(|job| job.scope == Scope::Global) {
             return Ok(Arc::default());
         }
         Ok(Arc::new(self.read_tenants(None).await?))
@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
     ) -> Vec<Batch> {
         let JobUnderAudit { audit, examiner } = job;
         let clock = self.runner.clock.as_ref();
-        if examiner.job().scope == Scope::Fleet {
+        if examiner.job().scope == Scope::Global {
             audit.tenants = 1;
             return examiner.batches(list, Vec::new(), clock);
         }

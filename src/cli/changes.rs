@@ -182,7 +182,7 @@ fn shown(installed: &[Installed], removed: &Removed) -> String {
                 Security::Invoker => "tenants by a query".to_owned(),
                 Security::Definer => "tenants by a query, as the function's owner".to_owned(),
             },
-            TouchedTenants::Fleet => "the whole fleet".to_owned(),
+            TouchedTenants::Global => "all tenants together".to_owned(),
         };
         let keys: String =
             keys.iter().flat_map(|column| [", keys by `", column.as_str(), "`"]).collect();

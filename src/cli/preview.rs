@@ -69,15 +69,15 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     Ok(if preview.failures.is_empty() { Exit::Ok } else { Exit::Failed })
 }
 
-/// The one tenant to read, or the fleet.
+/// The one tenant to read, or that of a global job.
 async fn batch(source: &PostgresSource, job: &Job, tenant: Option<&str>) -> Result<Batch, Failure> {
     let refused = |message: String, hint: &str| {
         Err(Failure::usage(anyhow::anyhow!("{message}\n  hint: {hint}")))
     };
     let name = &job.name;
     let tenants = match (job.scope, tenant) {
-        (Scope::Fleet, None) => return Ok(Batch::fleet()),
-        (Scope::Fleet, Some(_)) => {
+        (Scope::Global, None) => return Ok(Batch::global()),
+        (Scope::Global, Some(_)) => {
             let message = format!("job `{name}` has no tenants: its file says `tenants = false`");
             return refused(message, "leave `--tenant` out");
         }

@@ -90,11 +90,11 @@ fn selected_jobs(loaded: &Loaded, options: &Options) -> Result<Vec<Arc<Job>>, Fa
     if options.tenants.is_empty() {
         return Ok(jobs);
     }
-    let fleet = jobs.iter().find(|job| job.scope == Scope::Fleet);
-    if let Some(job) = fleet.filter(|_| !options.names.is_empty()) {
+    let global = jobs.iter().find(|job| job.scope == Scope::Global);
+    if let Some(job) = global.filter(|_| !options.names.is_empty()) {
         let name = &job.name;
         return Err(Failure::usage(anyhow::anyhow!(
-            "job `{name}` warms the whole fleet: it takes no `--tenant`"
+            "job `{name}` warms all tenants together: it takes no `--tenant`"
         )));
     }
     jobs.retain(|job| job.scope == Scope::Tenants);

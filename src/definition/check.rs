@@ -62,7 +62,7 @@ impl Check<'_> {
         let batch = self.count("batch", file.batch.as_ref(), limit::BATCH);
         let concurrency = self.count("concurrency", file.concurrency.as_ref(), limit::CONCURRENCY);
         let has_tenants = file.tenants.as_ref().map_or(default::TENANTS, |tenants| tenants.value);
-        let scope = if has_tenants { Scope::Tenants } else { Scope::Fleet };
+        let scope = if has_tenants { Scope::Tenants } else { Scope::Global };
         let (query, sql_file) = file.query.as_ref().map(|query| self.query(query, scope)).unzip();
         let dates = self.dates(file, scope);
         let keys = file.keys.as_ref().map(|keys| self.keys(keys, scope)).unwrap_or_default();
@@ -274,7 +274,7 @@ impl Check<'_> {
             } else if scope == Scope::Tenants && !sql.contains("$1") {
                 let problem = self.at(&at, "the query of a job with tenants does not use `$1`");
                 let hint = "`$1` is the array of the batch's tenant ids: `where tenant_id = any($1)`; \
-                            a query for the whole fleet has `tenants = false`";
+                            a query for all tenants together has `tenants = false`";
                 self.problem(problem.hint(hint));
             }
         }
@@ -314,7 +314,7 @@ impl Check<'_> {
         let fixed = date::zone(&zone.value).map(DateZone::Fixed);
         let column = zone.value.strip_prefix("tenant.").filter(|column| !column.is_empty());
         let column = column.map(|column| DateZone::TenantColumn(column.to_owned()));
-        if column.is_some() && scope == Scope::Fleet {
+        if column.is_some() && scope == Scope::Global {
             let problem = self.at(&zone.at, "a job without tenants has no zone of a tenant");
             self.problem(problem.hint("write the name of a zone"));
         } else if column.is_none() && fixed.is_none() {
@@ -414,7 +414,7 @@ impl Check<'_> {
     ) {
         let tenant = self.defaults.tenant_column.as_str();
         match (&key.unique, scope) {
-            (Some(unique), Scope::Fleet) => {
+            (Some(unique), Scope::Global) => {
                 let problem = self.at(&unique.key, "a job without tenants needs no `unique`");
                 self.problem(problem.hint("take it out"));
             }
@@ -441,7 +441,7 @@ impl Check<'_> {
                 let hint = self.tenant_hint(template);
                 self.problem(problem.hint(hint));
             }
-            (None, Scope::Tenants | Scope::Fleet) => {}
+            (None, Scope::Tenants | Scope::Global) => {}
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) struct JobFile {
     /// The tables whose changes make a tenant's keys stale. After `preheat changes install` the worker notices such changes, and warms the tenant's keys again at once. If a table does not hold the tenant's id in the column that `tenants.column` names, write `{ name = "…", tenant = "COLUMN" }` or `{ name = "…", sql = "…" }`. For a job with `tenants = false` any change counts.
     #[schemars(extend("default" = []))]
     pub(super) tables: Option<Located<Vec<Located<TableFile>>>>,
-    /// Whether the query reads a batch of tenants; `false` means one query for the whole fleet, and no tenant in the keys.
+    /// Whether the query reads a batch of tenants; `false` means one query for all tenants together, and no tenant in the keys.
     #[schemars(extend("default" = default::TENANTS))]
     pub(super) tenants: Option<Located<bool>>,
     /// What the job reads.

@@ -34,7 +34,8 @@ impl ChangeSourceId {
         let (kind, text) = match tenants {
             TouchedTenants::Column(name) => ("column", name.as_str()),
             TouchedTenants::Sql(sql) => ("sql", sql.as_str()),
-            TouchedTenants::Fleet => ("fleet", ""),
+            // The word is in the ids of triggers that are installed.
+            TouchedTenants::Global => ("fleet", ""),
         };
         // No name or query has a NUL, so different parts never are the same text.
         Self(format!("{:016x}", fnv_1a(format!("{table}\0{kind}\0{text}").as_bytes())))
@@ -80,8 +81,8 @@ pub enum TouchedTenants {
     Column(String),
     /// This query returns the ids of the tenants of changed rows.
     Sql(String),
-    /// There is nothing to find: the data is the whole fleet's.
-    Fleet,
+    /// There is nothing to find: the data is all tenants'.
+    Global,
 }
 
 /// One notification: some data changed.
@@ -89,7 +90,7 @@ pub enum TouchedTenants {
 pub struct Change {
     /// Where.
     pub source: ChangeSourceId,
-    /// Whose, each once or more; `None` where it is the whole fleet's, or may be any tenant's, as
+    /// Whose, each once or more; `None` where it is all tenants', or may be any tenant's, as
     /// after a `TRUNCATE`.
     pub tenants: Option<Vec<String>>,
     /// Which shared keys are gone from a tenant: by the column, its values in rows that were deleted,
@@ -137,7 +138,7 @@ impl ResyncCause {
 pub enum Touched {
     /// These tenants.
     Tenants(BTreeSet<TenantId>),
-    /// All tenants of the job, or the fleet where it has none.
+    /// All tenants of the job, or all data of a global job.
     All,
 }
 
@@ -257,7 +258,7 @@ impl WatchedTables {
 
 fn touched_tenants(job: &Job, table: &Table, tenant_column: &str) -> TouchedTenants {
     match (job.scope, &table.sql, &table.tenant) {
-        (Scope::Fleet, _, _) => TouchedTenants::Fleet,
+        (Scope::Global, _, _) => TouchedTenants::Global,
         (Scope::Tenants, Some(sql), _) => TouchedTenants::Sql(sql.clone()),
         (Scope::Tenants, None, Some(column)) => TouchedTenants::Column(column.clone()),
         (Scope::Tenants, None, None) => TouchedTenants::Column(tenant_column.to_owned()),
@@ -340,8 +341,8 @@ mod tests {
             ChangeSourceId::of("products", &TouchedTenants::Column(text("tenant_id"))),
             ChangeSourceId::of("products", &TouchedTenants::Column(text("clinic_id"))),
             ChangeSourceId::of("products", &TouchedTenants::Sql(text("tenant_id"))),
-            ChangeSourceId::of("products", &TouchedTenants::Fleet),
-            ChangeSourceId::of("public.products", &TouchedTenants::Fleet),
+            ChangeSourceId::of("products", &TouchedTenants::Global),
+            ChangeSourceId::of("public.products", &TouchedTenants::Global),
         ];
         let distinct: std::collections::HashSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());

@@ -88,7 +88,7 @@ pub fn keep_with_zone(
 pub fn first_dates(job: &Job, batch: &Batch, at: DateTime<Utc>) -> Vec<NaiveDate> {
     let Some(dates) = &job.dates else { return Vec::new() };
     match job.scope {
-        Scope::Fleet => today(dates, None, at).into_iter().collect(),
+        Scope::Global => today(dates, None, at).into_iter().collect(),
         Scope::Tenants => {
             batch.tenants().filter_map(|tenant| today(dates, Some(tenant), at).ok()).collect()
         }

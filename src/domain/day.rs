@@ -244,7 +244,7 @@ mod tests {
     fn in_zone(zone: &str, first: &str, days: u16) -> BatchDays {
         let zone = DateZone::Fixed(zone.parse().unwrap());
         let dates = Dates { days, zone, column: Some("at".to_owned()) };
-        BatchDays::new(&dates, MomentType::Instant, &Batch::fleet(), &[day(first)])
+        BatchDays::new(&dates, MomentType::Instant, &Batch::global(), &[day(first)])
     }
 
     /// The position of a date among `days` dates, of which `first` is the first, by counting.
@@ -358,7 +358,7 @@ mod tests {
 
         let zone = DateZone::Fixed(Tz::UTC);
         let dates = Dates { days: 2, zone, column: Some("at".to_owned()) };
-        let none = BatchDays::new(&dates, MomentType::Instant, &Batch::fleet(), &[]);
+        let none = BatchDays::new(&dates, MomentType::Instant, &Batch::global(), &[]);
         assert_eq!(none.bounds(), None);
     }
 

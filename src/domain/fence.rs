@@ -9,7 +9,7 @@ use std::time::Duration;
 const PREFIX: &str = "preheat:fence";
 
 /// The key of the fence for jobs without tenants.
-pub const FLEET: &str = PREFIX;
+pub const GLOBAL: &str = PREFIX;
 
 /// The TTL of a fence that preheat starts: longer than any run may take, so that no fence expires
 /// during a run. An application's `INCR` does not change a fence's TTL.

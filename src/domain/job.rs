@@ -183,7 +183,7 @@ impl Job {
         match self.scope {
             _ if template.is_static() => KeyKind::Static,
             Scope::Tenants if !template.has_tenant() => KeyKind::Shared,
-            Scope::Tenants | Scope::Fleet => KeyKind::Data,
+            Scope::Tenants | Scope::Global => KeyKind::Data,
         }
     }
 
@@ -253,7 +253,7 @@ pub enum Scope {
     /// The rows of a batch of tenants, whose ids are the parameter `$1`.
     Tenants,
     /// All rows: a job with `tenants = false`. Its keys name no tenant.
-    Fleet,
+    Global,
 }
 
 /// A job's SQL, and the order of the rows that it returns.

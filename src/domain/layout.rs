@@ -177,8 +177,8 @@ impl Rivalry {
     fn between(own: Template<'_>, other: Template<'_>) -> Option<Self> {
         let same_job = own.job.name == other.job.name;
         let same_template = same_job && own.index == other.index;
-        let of_fleet = |one: Template<'_>| one.job.scope == Scope::Fleet;
-        if same_template || same_job && of_fleet(own) {
+        let of_global = |one: Template<'_>| one.job.scope == Scope::Global;
+        if same_template || same_job && of_global(own) {
             return None;
         }
         let (of_own, of_other) = (says_owner(own.key), says_owner(other.key));

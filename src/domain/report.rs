@@ -464,19 +464,19 @@ pub struct Unverified {
     /// The tenants.
     pub tenants: BTreeSet<TenantId>,
     /// Whether the keys of a job without tenants are unverified.
-    pub fleet: bool,
+    pub global: bool,
 }
 
 impl Unverified {
     /// Whether all keys are verified.
     pub fn is_empty(&self) -> bool {
-        self.tenants.is_empty() && !self.fleet
+        self.tenants.is_empty() && !self.global
     }
 
     /// Adds others to these.
     pub fn add(&mut self, other: Self) {
         self.tenants.extend(other.tenants);
-        self.fleet |= other.fleet;
+        self.global |= other.global;
     }
 }
 
@@ -516,7 +516,7 @@ mod tests {
                 one.fail_tenant(Some(&id), FailureKind::Query, &"broken".into());
             }
             one.fail_tenant(Some("late"), FailureKind::StatementTimeout, &"slow".into());
-            one.fail_tenant(None, FailureKind::Query, &"the fleet".into());
+            one.fail_tenant(None, FailureKind::Query, &"the global".into());
             report.add(one);
         }
         let named = report.failed_tenants.iter();

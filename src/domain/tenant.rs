@@ -199,7 +199,7 @@ impl<'a> Tenant<'a> {
 /// Some tenants of a list, read with one query and written with one pipeline.
 ///
 /// A tenant's *slot* is its position in the batch; rows and entries refer to their tenant by its slot.
-/// A job without tenants (it reads "the fleet", all data at once) has a batch with one slot and no id.
+/// A global job (`tenants = false`) has a batch with one slot and no id.
 #[derive(Clone, Debug)]
 pub struct Batch {
     list: Arc<Tenants>,
@@ -213,7 +213,7 @@ impl Batch {
     }
 
     /// The batch of a job without tenants.
-    pub fn fleet() -> Self {
+    pub fn global() -> Self {
         Self::new(Arc::default(), Vec::new())
     }
 

@@ -135,7 +135,7 @@ impl Estimator<'_> {
     /// The number of tenants that a run covers, and the batches to read.
     fn sample(&self, job: &Job, refused: &mut Refused) -> (u64, Vec<Batch>) {
         match job.scope {
-            Scope::Fleet => (1, vec![Batch::fleet()]),
+            Scope::Global => (1, vec![Batch::global()]),
             Scope::Tenants => {
                 let positions = self.with_zone(job, refused);
                 (positions.len() as u64, sample(job, self.list, &positions))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Estimate, Estimator, extrapolate, footprint, looks_at_fences};
-use crate::domain::fence::{FLEET, Fence, fence_key};
+use crate::domain::fence::{Fence, GLOBAL, fence_key};
 use crate::domain::job::{Job, Scope};
 use crate::domain::tenant::Tenants;
 use crate::engine::ports::{ENTRIES_A_COMMAND, REGISTRY_KEY, STATS_COMMANDS};
@@ -79,9 +79,9 @@ impl Estimator<'_> {
         let some: Vec<String> = keys.into_iter().step_by(step).collect();
         let found = self.runner.ledger.fences(&some).await.unwrap_or_default();
         let present = found.iter().filter(|fence| **fence != Fence::Missing).count();
-        let fleet = if has(Scope::Fleet) { footprint::number(self.length(FLEET)) } else { 0 };
+        let global = if has(Scope::Global) { footprint::number(self.length(GLOBAL)) } else { 0 };
         Stock {
-            memory: memory + fleet,
+            memory: memory + global,
             present: extrapolate(present as u64, memory, some.len() as u64),
         }
     }
@@ -117,8 +117,8 @@ impl Estimator<'_> {
             .map(|(job, found)| looks_at_fences(found.tenants, job.batch.get() as u64))
             .max();
         let tenants = looks.map_or(0, |looks| self.list.len() as u64 + looks);
-        let has_fleet = jobs.iter().any(|(job, _)| job.scope == Scope::Fleet);
-        tenants + if has_fleet { 2 } else { 0 }
+        let has_global = jobs.iter().any(|(job, _)| job.scope == Scope::Global);
+        tenants + if has_global { 2 } else { 0 }
     }
 }
 

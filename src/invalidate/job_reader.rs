@@ -55,8 +55,8 @@ impl JobReader {
         mut positions: Vec<u32>,
         clock: &dyn Clock,
     ) -> Vec<Batch> {
-        if self.job.scope == Scope::Fleet {
-            return vec![Batch::fleet()];
+        if self.job.scope == Scope::Global {
+            return vec![Batch::global()];
         }
         date::keep_with_zone(&self.job, list, &mut positions, clock.now(), |tenant, error| {
             let id = tenant.map(str::to_owned);

@@ -10,7 +10,7 @@ use super::report::{InvalidateReport, Invalidated};
 use super::request::{CheckedRequest, JobsAndTenants};
 use crate::domain::date::first_dates;
 use crate::domain::entry::shared_keys;
-use crate::domain::fence::{FLEET, fence_key};
+use crate::domain::fence::{GLOBAL, fence_key};
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::key::is_own;
 use crate::domain::layout::{Checks, Layout, Owner};
@@ -95,7 +95,7 @@ struct FencesToMove {
 
 /// The tenants that a key may belong to, by the templates of one job.
 enum KeyOwners {
-    Fleet,
+    Global,
     Tenants(BTreeSet<String>),
     Everyone,
 }
@@ -151,11 +151,11 @@ impl<'a> Removal<'a> {
 
     /// Removes the keys of jobs and tenants.
     async fn jobs_and_tenants(&mut self, named: &JobsAndTenants) -> Result<(), Interrupted> {
-        let (of_tenants, of_fleet): (Vec<_>, Vec<_>) =
+        let (of_tenants, of_global): (Vec<_>, Vec<_>) =
             named.jobs.iter().partition(|job| job.scope == Scope::Tenants);
-        for job in of_fleet {
+        for job in of_global {
             self.done.touch_all(&job.name);
-            self.move_fences([FLEET.to_owned()]).await?;
+            self.move_fences([GLOBAL.to_owned()]).await?;
             let keys = self.keys_of(job, &[None]).await?;
             self.remove(keys).await?;
         }
@@ -354,8 +354,8 @@ impl<'a> Removal<'a> {
             let Some(owners) = self.owners(job, key) else { continue };
             writer.get_or_insert_with(|| job.name.clone());
             match owners {
-                KeyOwners::Fleet => {
-                    fences.some.insert(FLEET.to_owned());
+                KeyOwners::Global => {
+                    fences.some.insert(GLOBAL.to_owned());
                     self.done.touch_all(&job.name);
                 }
                 KeyOwners::Tenants(ids) => {
@@ -380,7 +380,7 @@ impl<'a> Removal<'a> {
         for index in 0..job.keys.len() {
             match (self.present.layout.owner(job, index, key), job.scope) {
                 (Owner::Nobody, _) => {}
-                (_, Scope::Fleet) => return Some(KeyOwners::Fleet),
+                (_, Scope::Global) => return Some(KeyOwners::Global),
                 (Owner::Tenant(id), Scope::Tenants) => {
                     let is_known = self.present.census.get(id).is_some();
                     (if is_known { &mut known } else { &mut unknown }).insert(id.to_owned());

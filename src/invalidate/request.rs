@@ -68,7 +68,7 @@ pub enum InvalidateError {
         hint: String,
     },
     /// Tenants were named for a job that has none.
-    #[error("job `{0}` warms the whole fleet: it has no keys of tenants")]
+    #[error("job `{0}` warms all tenants together: it has no keys of tenants")]
     TakesNoTenants(JobName),
     /// The pattern matches every key.
     #[error(
@@ -150,7 +150,7 @@ impl JobsAndTenants {
         for name in names {
             let found = JobName::parse(name).ok().and_then(|name| all.get(&name));
             let job = found.ok_or_else(|| unknown_job(name, all))?;
-            if !tenants.is_empty() && job.scope == Scope::Fleet {
+            if !tenants.is_empty() && job.scope == Scope::Global {
                 return Err(InvalidateError::TakesNoTenants(job.name.clone()));
             }
             if !jobs.iter().any(|known| known.name == job.name) {

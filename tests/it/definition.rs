@@ -261,7 +261,7 @@ fn a_job_without_tenants_has_none_in_its_keys() {
     ]));
     let good = fleet("[[keys]]\nkey = \"plans\"\n");
     let files = check(&[("plans.toml", &good)]).unwrap();
-    assert_eq!(files.jobs().values().next().unwrap().scope, Scope::Fleet);
+    assert_eq!(files.jobs().values().next().unwrap().scope, Scope::Global);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use preheat::domain::entry::{Entry, life_of};
-use preheat::domain::fence::{FLEET, PROVISIONAL_TTL, fence_key};
+use preheat::domain::fence::{GLOBAL, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
@@ -183,7 +183,7 @@ impl Chaos {
     fn change_rows(&self, job: &str) {
         let mut state = self.state();
         let owners = match self.jobs[job].scope {
-            Scope::Fleet => vec![String::new()],
+            Scope::Global => vec![String::new()],
             Scope::Tenants => state.tenants.clone(),
         };
         for owner in owners {
@@ -210,7 +210,7 @@ impl Chaos {
         let rows = state.rows.get(&(job.to_owned(), tenant.to_owned()));
         let rows = rows.map(Vec::as_slice).unwrap_or_default();
         let all: Vec<_> = rows.iter().map(|(_, json)| json.as_str()).collect();
-        let fleet = self.jobs[job].scope == Scope::Fleet;
+        let fleet = self.jobs[job].scope == Scope::Global;
         let whole = if fleet { job.to_owned() } else { format!("{job}:{tenant}") };
         let mut kinds: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         if self.jobs[job].keys.len() > 1 {
@@ -229,7 +229,7 @@ impl Chaos {
         for (name, job) in &self.jobs {
             match job.scope {
                 _ if !job.enabled => {}
-                Scope::Fleet => expected.extend(self.values(&state, name, "")),
+                Scope::Global => expected.extend(self.values(&state, name, "")),
                 Scope::Tenants => {
                     for tenant in &state.tenants {
                         expected.extend(self.values(&state, name, tenant));
@@ -243,7 +243,7 @@ impl Chaos {
     fn push_rows(&self, job: &Job, read: Read<'_>, rows: &mut Rows) {
         let state = self.state();
         let slots: Vec<String> = match job.scope {
-            Scope::Fleet => vec![String::new()],
+            Scope::Global => vec![String::new()],
             Scope::Tenants => read.batch.tenants().map(|tenant| tenant.id().to_owned()).collect(),
         };
         for (slot, tenant) in (0..).zip(&slots) {
@@ -517,7 +517,7 @@ fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
             retries: u32::try_from(dice.between(0, 4)).unwrap(),
             batch: many(dice.size(1, 9)),
             concurrency: dice.chance(80).then(|| many(dice.size(1, 4))),
-            scope: if fleet { Scope::Fleet } else { Scope::Tenants },
+            scope: if fleet { Scope::Global } else { Scope::Tenants },
             keys,
             ..job(&name)
         };
@@ -642,7 +642,7 @@ impl Simulation {
         let tenants = self.chaos.state().tenants.clone();
         let fences: Vec<_> = match self.chaos.jobs[job].scope {
             Scope::Tenants => tenants.iter().map(|id| fence_key(id)).collect(),
-            Scope::Fleet => vec![FLEET.to_owned()],
+            Scope::Global => vec![GLOBAL.to_owned()],
         };
         memory.move_fences(&fences, 1 << 41).await.unwrap();
         self.world.clock.advance(Duration::from_millis(self.dice.between(0, 100))).await;

@@ -22,7 +22,7 @@ pub(crate) enum Fence {
     /// None: nobody said whose data it is.
     None,
     /// The one of all jobs without tenants.
-    Fleet,
+    Global,
     /// The tenant's.
     Tenant(String),
 }
@@ -56,7 +56,7 @@ impl<T> Key<T> {
         family: &'static str,
         fill: Fill,
     ) -> Self {
-        let fence = tenant.map_or(Fence::Fleet, Fence::Tenant);
+        let fence = tenant.map_or(Fence::Global, Fence::Tenant);
         let key = key.into();
         Self { key, fence, ttl, family, fill, is_shared: false, value: PhantomData }
     }
@@ -103,7 +103,7 @@ impl<T> Key<T> {
     pub fn tenant(&self) -> Option<&str> {
         match &self.fence {
             Fence::Tenant(tenant) => Some(tenant),
-            Fence::None | Fence::Fleet => None,
+            Fence::None | Fence::Global => None,
         }
     }
 

@@ -43,7 +43,7 @@ impl Names {
     pub(crate) fn fence(&self, fence: &Fence) -> Option<String> {
         match fence {
             Fence::None => None,
-            Fence::Fleet => Some(format!("{}preheat:fence", self.prefix)),
+            Fence::Global => Some(format!("{}preheat:fence", self.prefix)),
             Fence::Tenant(tenant) => Some(format!("{}preheat:fence:{tenant}", self.prefix)),
         }
     }

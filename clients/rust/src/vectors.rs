@@ -39,7 +39,7 @@ fn scripts_are_the_same_bytes() {
 fn names_are_the_same() {
     for case in cases("/fences") {
         let tenant = case["tenant"].as_str();
-        let fence = tenant.map_or(Fence::Fleet, |tenant| Fence::Tenant(tenant.to_owned()));
+        let fence = tenant.map_or(Fence::Global, |tenant| Fence::Tenant(tenant.to_owned()));
         assert_eq!(names(&case).fence(&fence).as_deref(), case["fence"].as_str(), "{case}");
     }
     for case in cases("/leases") {

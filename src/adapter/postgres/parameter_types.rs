@@ -22,7 +22,7 @@ impl PostgresSource {
     ) -> Result<Asked<'r>, ReadError> {
         let id = match job.scope {
             Scope::Tenants => Some(self.id_type(transaction).await?),
-            Scope::Fleet => None,
+            Scope::Global => None,
         };
         let moment = self.moment_type(transaction, job, id).await?;
         Ok(Asked { job, types: ParameterTypes { id, moment }, read })

@@ -38,7 +38,7 @@ impl Asked<'_> {
 
     /// The parameters of a job's query. A tenant job gives it the ids and, if it has dates, each
     /// tenant's first and last date; with `dates.column`, the first moment of the whole batch and the first
-    /// one after its last. A job for the whole fleet gives it only the two dates or moments.
+    /// one after its last. A job for all tenants together gives it only the two dates or moments.
     pub(super) fn parameters(self, days: Option<&BatchDays>) -> Result<Vec<Parameter>, ReadError> {
         let Self { job, types, read } = self;
         let mut parameters = Vec::new();
@@ -54,7 +54,7 @@ impl Asked<'_> {
             let last: Vec<_> = first.iter().map(|first| date::last(*first, dates.days)).collect();
             parameters.extend(match job.scope {
                 Scope::Tenants => [date_array(first), date_array(&last)],
-                Scope::Fleet => [first, &last]
+                Scope::Global => [first, &last]
                     .map(|dates| moment(MomentType::Date, dates.first().map(|date| number(*date)))),
             });
         }

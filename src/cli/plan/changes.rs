@@ -142,7 +142,7 @@ impl Counts {
         };
         let runs_for_all = match scope {
             Scope::Tenants => counted("preheat_runs_over_all_tenants_total")?,
-            Scope::Fleet => 0,
+            Scope::Global => 0,
         };
         let counted = Cost {
             queries: counted("preheat_queries_total")?,

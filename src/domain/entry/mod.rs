@@ -242,7 +242,7 @@ impl<'a> Groups<'a> {
         let (slots, days) = match (&self.dates, self.template.job.scope) {
             (Some(dates), _) => (dates.first.len(), dates.days),
             (None, Scope::Tenants) => (self.batch.len(), 1),
-            (None, Scope::Fleet) => (1, 1),
+            (None, Scope::Global) => (1, 1),
         };
         self.groups.reserve(slots * usize::from(days));
         for slot in 0..slots {
@@ -369,7 +369,7 @@ impl<'a> Groups<'a> {
             return Vec::new();
         }
         match job.scope {
-            Scope::Fleet => vec![true],
+            Scope::Global => vec![true],
             Scope::Tenants => self
                 .batch
                 .tenants()

@@ -328,21 +328,21 @@ fn hazard_19_a_value_over_its_bound_is_removed_and_all_others_are_written() {
 }
 
 #[test]
-fn a_fleet_job_has_one_slot_without_a_tenant() {
+fn a_global_job_has_one_slot_without_a_tenant() {
     let mut job = lists(&["plans", "plan:{name}"]);
-    job.scope = Scope::Fleet;
+    job.scope = Scope::Global;
     let lines = rows(&[(0, "1", &["free"]), (0, "2", &["pro"])]);
-    let found = entries(&job, &Batch::fleet(), &[], &lines);
+    let found = entries(&job, &Batch::global(), &[], &lines);
     let expected = [("plans", "[1,2]"), ("plan:free", "[1]"), ("plan:pro", "[2]")];
     assert_eq!(written(&found), pairs(&expected));
     let empty = rows(&[]);
-    let found = entries(&job, &Batch::fleet(), &[], &empty);
+    let found = entries(&job, &Batch::global(), &[], &empty);
     assert_eq!(written(&found), pairs(&[("plans", "[]")]));
     job.keys.truncate(1);
     job.keys[0].template = KeyTemplate::parse("plans:{date}", "tenant_id").unwrap();
     job.dates = Some(in_utc(1));
     let dated = on_days(&[((0, "1", &[]), Some(0))]);
-    let found = entries(&job, &Batch::fleet(), &[day("2026-03-01")], &dated);
+    let found = entries(&job, &Batch::global(), &[day("2026-03-01")], &dated);
     assert_eq!(written(&found), pairs(&[("plans:2026-03-01", "[1]")]));
 }
 

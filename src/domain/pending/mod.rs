@@ -42,7 +42,7 @@ pub(crate) const MAX_PENDING: usize = MAX_FAILED;
 /// The shortest time between the starts of two runs for all tenants, whatever asks for them.
 pub(crate) const EVERYTHING_COOLDOWN: Duration = Duration::from_secs(5);
 
-/// The owner of keys: a tenant, or `None` for the fleet of a job without tenants.
+/// The owner of keys: a tenant, or `None` for a global job.
 pub(crate) type Owner = Option<TenantId>;
 
 /// The pending set of one job.
@@ -185,7 +185,7 @@ impl Claim {
     pub(crate) fn tenants(&self, scope: Scope) -> Option<Vec<TenantId>> {
         match scope {
             Scope::Tenants => Some(self.wanted.keys().filter_map(Option::clone).collect()),
-            Scope::Fleet => None,
+            Scope::Global => None,
         }
     }
 
@@ -251,8 +251,8 @@ impl PendingSet {
         mut claim: Option<&mut Claim>,
         now: Duration,
     ) {
-        let Unverified { tenants, fleet } = unverified;
-        for whose in tenants.into_iter().map(Some).chain(fleet.then_some(None)) {
+        let Unverified { tenants, global } = unverified;
+        for whose in tenants.into_iter().map(Some).chain(global.then_some(None)) {
             let mut wanted = Wanted::default();
             if let Some(claim) = claim.as_deref_mut()
                 && let Some(taken) = claim.wanted.remove(&whose)

@@ -16,7 +16,7 @@ fn tenant(name: &str) -> Owner {
 }
 
 fn unverified(names: &[&str]) -> Unverified {
-    Unverified { tenants: names.iter().map(TenantId::new).collect(), fleet: false }
+    Unverified { tenants: names.iter().map(TenantId::new).collect(), global: false }
 }
 
 fn names(claim: Option<&Claim>) -> Vec<String> {

@@ -53,24 +53,24 @@ pub(crate) struct Pending {
     /// Each is read alone, after the others: by then it is known whether the query works for any tenant.
     apart: VecDeque<u32>,
     /// Whether the batch of a job without tenants is left.
-    fleet: bool,
+    global: bool,
 }
 
 impl Pending {
     /// These positions of the list.
     pub(crate) fn new(list: Arc<Tenants>, together: Vec<u32>, apart: Vec<u32>) -> Self {
-        Self { list, together: together.into(), apart: apart.into(), fleet: false }
+        Self { list, together: together.into(), apart: apart.into(), global: false }
     }
 
     /// A job without tenants.
-    pub(crate) fn fleet() -> Self {
-        Self { fleet: true, ..Self::default() }
+    pub(crate) fn global() -> Self {
+        Self { global: true, ..Self::default() }
     }
 
     /// The next batch, of at most that many tenants.
     fn next(&mut self, most: NonZeroUsize) -> Option<Batch> {
-        if std::mem::take(&mut self.fleet) {
-            return Some(Batch::fleet());
+        if std::mem::take(&mut self.global) {
+            return Some(Batch::global());
         }
         let (from, most) = if self.together.is_empty() {
             (&mut self.apart, 1)
@@ -89,7 +89,7 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.together.is_empty() && self.apart.is_empty() && !self.fleet
+        self.together.is_empty() && self.apart.is_empty() && !self.global
     }
 }
 

@@ -135,9 +135,9 @@ impl Runner {
             report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
             return Pending::default();
         }
-        if job.scope == Scope::Fleet {
+        if job.scope == Scope::Global {
             report.tenants.total = 1;
-            return Pending::fleet();
+            return Pending::global();
         }
         let read = match (&spec.tenants, spec.priority) {
             (Some(changed), Priority::Urgent) => self.active_among(changed, spec, report).await,

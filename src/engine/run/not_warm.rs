@@ -276,7 +276,7 @@ impl NotWarm {
         for owner in unverified.tenants.iter().cloned().map(Some) {
             failed.insert(owner, Failed { reason: Reason::Unverified, message: &changing });
         }
-        if unverified.fleet {
+        if unverified.global {
             failed.insert(None, Failed { reason: Reason::Unverified, message: &changing });
         }
         for one in &report.failed {
@@ -286,7 +286,7 @@ impl NotWarm {
         }
         let first = report.failures.first();
         let message: Option<Arc<str>> = first.map(|first| first.message.as_str().into());
-        if let (Scope::Fleet, Some(first), Some(message), 1..) =
+        if let (Scope::Global, Some(first), Some(message), 1..) =
             (spec.job.scope, first, &message, report.tenants.failed)
         {
             failed.insert(None, Failed { reason: Reason::Failed(first.kind), message });
@@ -295,7 +295,7 @@ impl NotWarm {
         let of_job = table.jobs.entry(job.clone()).or_default();
         if !of_job.entries.is_empty() {
             let covered: BTreeSet<Owner> = match spec.job.scope {
-                Scope::Fleet => BTreeSet::from([None]),
+                Scope::Global => BTreeSet::from([None]),
                 Scope::Tenants => {
                     batch.tenants().map(|tenant| Some(TenantId::new(tenant.id()))).collect()
                 }

@@ -13,7 +13,7 @@ use super::limit::{BatchPermit, Priority, Room};
 use super::retry::{Refusal, Remedy, Tries};
 use crate::domain::date::first_dates;
 use crate::domain::entry::{Entries, Entry, entries};
-use crate::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
+use crate::domain::fence::{Fence, GLOBAL, PROVISIONAL_TTL, fence_key};
 use crate::domain::job::{KeyKind, Scope};
 use crate::domain::manifest::{ManifestEntry, entry_life, is_young, manifest_key};
 use crate::domain::protocol::{Found, Life, Reply, Step, Verdict, Warm};
@@ -280,7 +280,7 @@ impl Warming<'_> {
                 Some(tenant) => {
                     unverified.tenants.insert(TenantId::new(tenant.id()));
                 }
-                None => unverified.fleet = true,
+                None => unverified.global = true,
             }
         }
         unverified
@@ -299,7 +299,7 @@ impl Work {
     fn fence_keys(&self, part: &Batch) -> Vec<String> {
         match self.spec.job.scope {
             Scope::Tenants => part.tenants().map(|tenant| fence_key(tenant.id())).collect(),
-            Scope::Fleet => vec![FLEET.to_owned()],
+            Scope::Global => vec![GLOBAL.to_owned()],
         }
     }
 
@@ -309,7 +309,7 @@ impl Work {
             Scope::Tenants => {
                 part.tenants().map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()
             }
-            Scope::Fleet => vec![manifest_key(&job.name, None)],
+            Scope::Global => vec![manifest_key(&job.name, None)],
         }
     }
 

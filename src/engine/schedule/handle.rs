@@ -77,7 +77,7 @@ pub enum RequestError {
     #[error("job `{0}` is held: the database refuses its query; `GET /api/v1/jobs/{0}` says why")]
     Rejected(JobName),
     /// Tenants were named for a job that has none.
-    #[error("job `{0}` warms the whole fleet: it takes no tenants")]
+    #[error("job `{0}` warms all tenants together: it takes no tenants")]
     TakesNoTenants(JobName),
     /// Too many runs of the job wait already.
     #[error("the queue of job `{0}` is full: try again when one of its runs has ended")]

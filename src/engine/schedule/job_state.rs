@@ -139,7 +139,7 @@ impl JobState {
     pub(crate) fn note_change(&mut self, touched: Touched, heard_at: Duration, now: Duration) {
         match (self.job.scope, touched) {
             _ if !self.job.enabled => {}
-            (Scope::Fleet, Touched::All | Touched::Tenants(_)) => {
+            (Scope::Global, Touched::All | Touched::Tenants(_)) => {
                 self.changes.changed(None, heard_at, now);
             }
             (Scope::Tenants, Touched::All) => self.changes.everything_changed(now, now),
@@ -155,7 +155,7 @@ impl JobState {
     pub(crate) fn note_everything(&mut self, moved_at: Duration, now: Duration) {
         match self.job.scope {
             _ if !self.job.enabled => {}
-            Scope::Fleet => self.changes.changed(None, moved_at, now),
+            Scope::Global => self.changes.changed(None, moved_at, now),
             Scope::Tenants => self.changes.everything_changed(moved_at, now),
         }
     }

@@ -73,7 +73,7 @@ impl Runner {
     }
 
     fn static_keys(&self, job: &Job, list: &Tenants) -> Vec<String> {
-        if job.scope == Scope::Fleet {
+        if job.scope == Scope::Global {
             return self.static_keys_of(job, None);
         }
         let first = list.get(0).map(|tenant| self.static_keys_of(job, Some(tenant)).len());
@@ -117,7 +117,7 @@ impl Runner {
             return Ok(Vec::new());
         }
         let manifests: Vec<String> = match job.scope {
-            Scope::Fleet => vec![manifest_key(&job.name, None)],
+            Scope::Global => vec![manifest_key(&job.name, None)],
             Scope::Tenants => {
                 let some = self.some(list, MOST_MANIFESTS);
                 some.map(|tenant| manifest_key(&job.name, Some(tenant.id()))).collect()

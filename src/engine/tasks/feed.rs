@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::change::{
     Change, ChangeSource, ChangeSourceId, Changed, Touched, TouchedTenants, WatchedTables,
 };
-use crate::domain::fence::{FLEET, fence_key};
+use crate::domain::fence::{GLOBAL, fence_key};
 use crate::domain::job::JobName;
 use crate::domain::retry::backoff;
 use crate::domain::tenant::TenantId;
@@ -284,9 +284,9 @@ impl Feeder {
     async fn try_to_move(&self, fences: &Fences) -> Result<(), Refusal> {
         let keys = match fences {
             Fences::All => self.all_fences().await?,
-            Fences::Some { fleet, tenants } => {
+            Fences::Some { global, tenants } => {
                 let tenants = tenants.iter().map(|tenant| fence_key(tenant.as_str()));
-                fleet.then(|| FLEET.to_owned()).into_iter().chain(tenants).collect()
+                global.then(|| GLOBAL.to_owned()).into_iter().chain(tenants).collect()
             }
         };
         let runner = &self.runner;
@@ -296,12 +296,12 @@ impl Feeder {
         Ok(())
     }
 
-    /// The fences of the fleet and of all active tenants.
+    /// The global fence and those of all active tenants.
     async fn all_fences(&self) -> Result<Vec<String>, Refusal> {
         let runner = &self.runner;
         let list = runner.source.tenants().await?;
         let tenants = list.iter().map(|tenant| fence_key(tenant.id()));
-        Ok(std::iter::once(FLEET.to_owned()).chain(tenants).collect())
+        Ok(std::iter::once(GLOBAL.to_owned()).chain(tenants).collect())
     }
 
     async fn wait(&self, retry: u32) {
@@ -361,17 +361,17 @@ struct Gathered {
 /// Which fences to move.
 #[derive(Debug, PartialEq, Eq)]
 enum Fences {
-    /// The fleet's fence and those of all active tenants.
+    /// The global fence and those of all active tenants.
     All,
     Some {
-        fleet: bool,
+        global: bool,
         tenants: BTreeSet<TenantId>,
     },
 }
 
 impl Default for Fences {
     fn default() -> Self {
-        Self::Some { fleet: false, tenants: BTreeSet::new() }
+        Self::Some { global: false, tenants: BTreeSet::new() }
     }
 }
 
@@ -398,8 +398,8 @@ impl Gathered {
         }
         let tenants = tenants.map(|ids| ids.iter().map(TenantId::new).collect::<BTreeSet<_>>());
         let touched = match (&source.tenants, tenants) {
-            (TouchedTenants::Fleet, _) => {
-                self.move_fleet();
+            (TouchedTenants::Global, _) => {
+                self.move_global();
                 Touched::All
             }
             (TouchedTenants::Column(_) | TouchedTenants::Sql(_), None) => {
@@ -431,10 +431,10 @@ impl Gathered {
         }
     }
 
-    fn move_fleet(&mut self) {
+    fn move_global(&mut self) {
         match &mut self.fences {
             Fences::All => {}
-            Fences::Some { fleet, .. } => *fleet = true,
+            Fences::Some { global, .. } => *global = true,
         }
     }
 
@@ -476,16 +476,16 @@ mod tests {
         assert!(gathered.is_empty());
         gathered.add(&column, Some(ids(0..2)));
         gathered.add(&column, Some(ids(1..3)));
-        assert_eq!(gathered.fences, Fences::Some { fleet: false, tenants: tenants(0..3) });
+        assert_eq!(gathered.fences, Fences::Some { global: false, tenants: tenants(0..3) });
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::Tenants(tenants(0..3))));
         assert_eq!(gathered.jobs.len(), 2);
     }
 
     #[test]
-    fn a_change_of_the_fleet_moves_the_fleets_fence_alone() {
+    fn a_global_change_moves_the_global_fence_alone() {
         let mut gathered = Gathered::default();
-        gathered.add(&source(TouchedTenants::Fleet), None);
-        assert_eq!(gathered.fences, Fences::Some { fleet: true, tenants: BTreeSet::new() });
+        gathered.add(&source(TouchedTenants::Global), None);
+        assert_eq!(gathered.fences, Fences::Some { global: true, tenants: BTreeSet::new() });
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
     }
 

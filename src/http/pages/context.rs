@@ -72,12 +72,12 @@ impl<'a> Context<'a> {
         html! { a href=(self.links.job(job)) { (job) } }
     }
 
-    /// A tenant's id as a link to its page; the whole fleet if there is none.
+    /// A tenant's id as a link to its page; all tenants together if there is none.
     pub(super) fn tenant(self, tenant: Option<&str>) -> Markup {
         html! {
             @match tenant {
                 Some(id) => a.tenant href=(self.links.tenant(id)) { (words::text(id)) },
-                None => span.muted { "the whole fleet" },
+                None => span.muted { "all tenants together" },
             }
         }
     }

@@ -312,7 +312,7 @@ fn definition(
                 dd {
                     @match batch {
                         Some(batch) => { (batch_size(batch)) (from("batch")) },
-                        None => { "one query for the whole fleet" (from("tenants")) },
+                        None => { "one query for all tenants together" (from("tenants")) },
                     }
                     @if let Some(most) = value(fields, "concurrency") {
                         ", at most " (most) " at once" (from("concurrency"))

@@ -396,7 +396,7 @@ async fn a_giant_is_read_alone_and_a_value_that_is_too_large_may_not_be_there() 
 #[tokio::test]
 async fn a_job_for_the_whole_fleet_is_one_tenant() {
     let keys = vec![key("plans"), key("plan:{category}")];
-    let fleet = Job { scope: Scope::Fleet, keys, ..quiet("plans") };
+    let fleet = Job { scope: Scope::Global, keys, ..quiet("plans") };
     let lab = Lab::warm([fleet], &[("plans", rows_of(2, "1"))]).await;
     lab.put("plans", "[1]", MINUTE * 5).await;
     let audit = lab.audit().await;

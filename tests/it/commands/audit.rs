@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
-use super::{FLEET, PETS, SERVICES, Servers, servers};
+use super::{GLOBAL, PETS, SERVICES, Servers, servers};
 use crate::support::program::{Output, Preheat};
 use crate::support::shop::{Shop, items};
 use crate::support::{self, preheat};
@@ -151,7 +151,7 @@ async fn damaged() -> (Servers, Vec<String>) {
 }
 
 fn jobs(preheat: Preheat) -> Preheat {
-    preheat.job("services", SERVICES).job("fleet", FLEET)
+    preheat.job("services", SERVICES).job("fleet", GLOBAL)
 }
 
 /// Replaces the tenants' ids by names.

@@ -1,6 +1,6 @@
 //! `preheat changes`: the triggers, for people and for migration tools.
 
-use super::{FLEET, SERVICES, Servers, servers};
+use super::{GLOBAL, SERVICES, Servers, servers};
 use crate::support::preheat;
 use crate::support::shop::{Shop, items};
 
@@ -51,10 +51,10 @@ async fn triggers_are_installed_once_changed_and_removed() {
     let sql = "{ name = \"services\", sql = \"select tenant_id from changed\" }";
     let other = servers.preheat(["changes", "install"]);
     let other = other.job("services", &watching(&format!("tables = [{sql}]")));
-    let other = other.job("fleet", &format!("tables = [\"tenants\"]\n{FLEET}"));
+    let other = other.job("fleet", &format!("tables = [\"tenants\"]\n{GLOBAL}"));
     insta::assert_snapshot!(other.run().await.expect_code(0).stdout, @r"
     installed `services`: tenants by a query, by NOTIFY
-    installed `tenants`: the whole fleet, by NOTIFY
+    installed `tenants`: all tenants together, by NOTIFY
     removed `services`: tenants by `tenant_id`
     removed `tenants`: tenants by `id`
     ");
@@ -63,7 +63,7 @@ async fn triggers_are_installed_once_changed_and_removed() {
     let removed = changes("uninstall").run().await.expect_code(0).stdout;
     insta::assert_snapshot!(removed, @r"
     removed `services`: tenants by a query
-    removed `tenants`: the whole fleet
+    removed `tenants`: all tenants together
     ");
     assert!(triggers(&servers).await.is_empty());
     let again = changes("uninstall").run().await.expect_code(0).stdout;
@@ -172,7 +172,7 @@ async fn installing_warns_of_what_jobs_read_and_nobody_watches_and_names_jobs_wi
                  staff.id = changed.staff_id\" }";
     let install = servers.preheat(["changes", "install"]);
     let install = install.job("slots", &watching(&format!("tables = [{staff}]")));
-    let output = install.job("fleet", FLEET).run().await.expect_code(0);
+    let output = install.job("fleet", GLOBAL).run().await.expect_code(0);
     insta::assert_snapshot!(output.stdout);
     insta::assert_snapshot!(output.stderr);
 }

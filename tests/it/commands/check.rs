@@ -1,12 +1,12 @@
 //! `preheat check`.
 
-use super::{FLEET, SERVICES, servers};
+use super::{GLOBAL, SERVICES, servers};
 use crate::support::preheat;
 
 #[tokio::test]
 async fn good_jobs_are_good_with_and_without_the_database() {
     let servers = servers().await;
-    let check = servers.preheat(["check"]).job("services", SERVICES).job("fleet", FLEET);
+    let check = servers.preheat(["check"]).job("services", SERVICES).job("fleet", GLOBAL);
     let output = check.run().await.expect_code(0);
     let good = "2 jobs, no problems; every query was prepared and tried on a few tenants\n\
                 without `tables`, so that no change feed warms them: `fleet` and `services`\n";
@@ -88,7 +88,7 @@ async fn a_parameter_of_the_wrong_type_is_shown_in_the_file() {
     5 | sql = """
       | ^^^
       |
-      = hint: `$1` is the array of the batch's tenant ids: `where tenant_id = any($1)`; a query for the whole fleet has `tenants = false`
+      = hint: `$1` is the array of the batch's tenant ids: `where tenant_id = any($1)`; a query for all tenants together has `tenants = false`
     "#);
 }
 
@@ -208,9 +208,9 @@ async fn problems_of_the_tenant_query_and_of_all_jobs_are_told_at_once() {
     let servers = servers().await;
     let settings = "[tenants]\nsql = \"select id, zone from tenants\"\n";
     let broken = SERVICES.replace("id, name, price", "id, nane, price");
-    let check = servers.preheat(["check"]).settings(settings).job("fleet", FLEET);
+    let check = servers.preheat(["check"]).settings(settings).job("fleet", GLOBAL);
     let check =
-        check.job("services", &FLEET.replace("tenants\"", "clinics\"").replace("fleet", "f"));
+        check.job("services", &GLOBAL.replace("tenants\"", "clinics\"").replace("fleet", "f"));
     let check = check.job("menu", &broken.replace("services:", "menu:"));
     insta::assert_snapshot!(check.run().await.expect_code(2).stderr, @r#"
     error: relation "clinics" does not exist (42P01)
@@ -426,7 +426,7 @@ async fn jobs_and_relations_that_no_change_feed_watches_are_named_quietly() {
     let job = "schedule = \"every 15m\"\nttl = \"1h\"\ntables = [\"pets\"]\n[query]\n\
                sql = \"select tenant_id, n from totals where tenant_id = any($1)\"\n\
                [[keys]]\nkey = \"totals:{tenant_id}\"\n";
-    let check = servers.preheat(["check", "--no-data"]).job("totals", job).job("fleet", FLEET);
+    let check = servers.preheat(["check", "--no-data"]).job("totals", job).job("fleet", GLOBAL);
     let output = check.run().await.expect_code(0);
     assert_eq!(output.stderr, "");
     insta::assert_snapshot!(output.stdout, @r#"
@@ -496,7 +496,7 @@ async fn the_result_as_json_has_problems_warnings_and_what_is_not_watched() {
         .replace("services:{tenant_id}", "flags:{tenant_id}:{active}")
         .replace("id, name, price", "id, name, active");
     let check = servers.preheat(["check", "--json"]).job("services", &broken);
-    let output = check.job("flags", &flagged).job("fleet", FLEET).run().await.expect_code(2);
+    let output = check.job("flags", &flagged).job("fleet", GLOBAL).run().await.expect_code(2);
     assert_eq!(output.stderr, "");
     insta::assert_snapshot!(output.stdout, @r#"
     {
@@ -608,7 +608,7 @@ async fn hazard_35_a_query_that_row_level_security_would_filter_is_a_problem() {
     let role = format!("limited_{}", servers.database.name());
     let url = super::database::with_a_policy(&servers, &role).await;
     let check = servers.preheat(["check"]).database(&url).job("services", SERVICES);
-    let check = check.job("fleet", FLEET);
+    let check = check.job("fleet", GLOBAL);
     insta::assert_snapshot!(check.run().await.expect_code(2).stderr, @r#"
     error: query would be affected by row-level security policy for table "services" (42501)
      --> jobs/services.toml:7:1

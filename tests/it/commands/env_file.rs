@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{FLEET, servers};
+use super::{GLOBAL, servers};
 use crate::support::preheat;
 use crate::support::program::SECRET;
 
@@ -14,7 +14,7 @@ async fn the_file_of_the_application_says_where_its_servers_are() {
         servers.database.url(),
         servers.redis.url()
     );
-    let warm = || preheat(["warm"]).job("fleet", FLEET).file(".env", &file);
+    let warm = || preheat(["warm"]).job("fleet", GLOBAL).file(".env", &file);
     let output = warm().run().await.expect_code(0);
     assert_eq!(output.stderr.matches("`.env` sets `DATABASE_URL` and `REDIS_URL`").count(), 1);
     assert!(servers.values().await.contains_key("fleet"));
@@ -30,7 +30,7 @@ async fn the_file_of_the_application_says_where_its_servers_are() {
 #[tokio::test]
 async fn what_is_wrong_with_the_file_is_shown_by_its_line_and_without_its_text() {
     let file = format!("APP_NAME=My App\nREDIS_URL={SECRET} and more\n");
-    let check = || preheat(["check", "--offline"]).job("fleet", FLEET);
+    let check = || preheat(["check", "--offline"]).job("fleet", GLOBAL);
     let output = check().file(".env", &file).run().await.expect_code(2);
     insta::assert_snapshot!(output.stderr, @r#"
     error: .env:2: variable `REDIS_URL`: the line is not `NAME=value`

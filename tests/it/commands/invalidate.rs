@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 
-use super::{FLEET, PETS, SERVICES, Servers, servers};
+use super::{GLOBAL, PETS, SERVICES, Servers, servers};
 use crate::support::program::{Output, Preheat};
 use crate::support::{self, preheat};
 
 fn with_jobs(program: Preheat) -> Preheat {
-    program.job("services", SERVICES).job("fleet", FLEET).job("pets", PETS)
+    program.job("services", SERVICES).job("fleet", GLOBAL).job("pets", PETS)
 }
 
 impl Servers {
@@ -65,7 +65,7 @@ async fn a_report_is_one_json_document_with_the_runs_that_warmed_again() {
     let active = servers.active().await;
     let arguments = ["--tenant", &active[0], "--job", "fleet", "--rewarm", "--json"];
     let usage = servers.invalidate(&arguments).await.expect_code(2);
-    assert!(usage.stderr.contains("job `fleet` warms the whole fleet"), "{}", usage.stderr);
+    assert!(usage.stderr.contains("job `fleet` warms all tenants together"), "{}", usage.stderr);
 
     let arguments = ["--tenant", &active[0], "--key", "fleet", "--rewarm", "--json"];
     let report = servers.invalidate(&arguments).await.expect_code(0).json();

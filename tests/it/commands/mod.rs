@@ -57,8 +57,8 @@ shape = "object"
 unique = "id"
 "#;
 
-/// A job of the whole fleet.
-const FLEET: &str = r#"
+/// A job of all tenants together.
+const GLOBAL: &str = r#"
 description = "How many clinics there are."
 schedule = "every 1h"
 ttl = "3h"

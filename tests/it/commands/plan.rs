@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{FLEET, SERVICES, Servers, servers};
+use super::{GLOBAL, SERVICES, Servers, servers};
 use crate::support::program::Preheat;
 use crate::support::{self, preheat};
 
@@ -45,7 +45,7 @@ fn shipped(servers: &Servers, arguments: &[&str]) -> Preheat {
 #[tokio::test]
 async fn what_would_happen_is_shown_and_nothing_happens() {
     let servers = servers().await;
-    let plan = servers.preheat(["plan"]).job("services", SERVICES).job("fleet", FLEET);
+    let plan = servers.preheat(["plan"]).job("services", SERVICES).job("fleet", GLOBAL);
     let disabled = SERVICES.replacen("ttl", "enabled = false\nttl", 1).replace("services:", "old:");
     let plan = plan.job("nightly", NIGHTLY).job("retired", &disabled);
     let output = plan.run().await.expect_code(0);

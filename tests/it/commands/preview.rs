@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{FLEET, PETS, SERVICES, servers};
+use super::{GLOBAL, PETS, SERVICES, servers};
 use crate::support::preheat;
 
 /// Two keys a tenant, one of them a data key.
@@ -25,7 +25,7 @@ async fn a_preview_shows_what_a_client_reads_after_a_run_and_writes_nothing() {
     let run = |arguments: &[&'static str]| {
         let program = servers.preheat(arguments.iter().copied());
         let program = program.settings("[cache]\nprefix = \"r1:\"\n").job("products", PRODUCTS);
-        program.job("services", SERVICES).job("pets", PETS).job("fleet", FLEET)
+        program.job("services", SERVICES).job("pets", PETS).job("fleet", GLOBAL)
     };
     let mut previews = Vec::new();
     for job in ["products", "services", "pets", "fleet"] {
@@ -72,7 +72,7 @@ async fn a_preview_is_of_the_tenant_that_is_named_and_only_of_an_active_one() {
     let passive: String = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
     let run = async |arguments: &[&str], code| {
         let program = servers.preheat(["preview"].into_iter().chain(arguments.iter().copied()));
-        let program = program.job("services", SERVICES).job("fleet", FLEET);
+        let program = program.job("services", SERVICES).job("fleet", GLOBAL);
         program.run().await.expect_code(code)
     };
     let named = run(&["services", "--tenant", &second], 0).await.stdout;

@@ -1,6 +1,6 @@
 //! Secrets in every part of a URL never appear in the program's output.
 
-use super::{FLEET, servers};
+use super::{GLOBAL, servers};
 use crate::support::program::SECRET;
 use crate::support::{self, preheat};
 
@@ -40,7 +40,7 @@ async fn hazard_32_no_value_of_a_parameter_reaches_a_log_in_text_or_json() {
     runs.push((format!("{database}#{SECRET}"), format!("{cache}#{SECRET}")));
     for (database, cache) in runs {
         for format in ["text", "json"] {
-            let warm = preheat(["warm"]).job("fleet", FLEET).database(&database).cache(&cache);
+            let warm = preheat(["warm"]).job("fleet", GLOBAL).database(&database).cache(&cache);
             let warm = warm.env("PREHEAT_LOG_FORMAT", format).env("RUST_LOG", "trace");
             let output = warm.run().await;
             assert!(!output.stderr.is_empty(), "a log of everything says something");
@@ -53,7 +53,7 @@ async fn hazard_32_no_value_of_a_parameter_reaches_a_log_in_text_or_json() {
 #[tokio::test]
 async fn hazard_32_a_line_of_the_password_file_that_cannot_be_read_is_not_logged() {
     let servers = servers().await;
-    let warm = servers.preheat(["warm"]).job("fleet", FLEET).env("RUST_LOG", "trace");
+    let warm = servers.preheat(["warm"]).job("fleet", GLOBAL).env("RUST_LOG", "trace");
     let file = warm.folder().join("passwords");
     std::fs::write(&file, format!("{SECRET}\n*:*:*:*:{SECRET}\n")).unwrap();
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
@@ -65,10 +65,10 @@ async fn hazard_32_a_line_of_the_password_file_that_cannot_be_read_is_not_logged
 async fn a_cache_that_is_not_verified_is_warned_of_once_by_each_command() {
     let servers = servers().await;
     for arguments in [&["check"][..], &["plan"], &["warm"]] {
-        let preheat = servers.preheat(arguments.iter().copied()).job("fleet", FLEET);
+        let preheat = servers.preheat(arguments.iter().copied()).job("fleet", GLOBAL);
         let said = preheat.env("PREHEAT_CACHE__VERIFY", "false").run().await.expect_code(0).stderr;
         assert_eq!(said.matches("since `cache.verify` is false").count(), 1, "{said}");
     }
-    let said = servers.preheat(["check"]).job("fleet", FLEET).run().await.expect_code(0).stderr;
+    let said = servers.preheat(["check"]).job("fleet", GLOBAL).run().await.expect_code(0).stderr;
     assert!(!said.contains("cache.verify"), "{said}");
 }

@@ -4,7 +4,7 @@ use preheat_sandbox::Clinic;
 use redis::AsyncCommands;
 use rustix::process::Signal;
 
-use super::{FLEET, SERVICES, servers, values};
+use super::{GLOBAL, SERVICES, servers, values};
 use crate::conformance::pgbouncer::Bouncer;
 use crate::support::program::SECRET;
 use crate::support::{self, http, preheat, tls};
@@ -16,7 +16,7 @@ async fn a_variable_goes_over_the_file_and_the_file_over_the_default() {
     let layers: [(&str, Option<&str>, &str); 3] =
         [("", None, "fleet"), (file, None, "file:fleet"), (file, Some("env:"), "env:fleet")];
     for (file, variable, key) in layers {
-        let mut warm = servers.preheat(["warm"]).settings(file).job("fleet", FLEET);
+        let mut warm = servers.preheat(["warm"]).settings(file).job("fleet", GLOBAL);
         if let Some(prefix) = variable {
             warm = warm.env("PREHEAT_CACHE__PREFIX", prefix);
         }
@@ -29,14 +29,14 @@ async fn a_variable_goes_over_the_file_and_the_file_over_the_default() {
     // The variable with preheat's own name overrides the conventional one, and a file overrides
     // neither.
     let nobody = "postgres://127.0.0.1:1/shop";
-    let warm = servers.preheat(["warm"]).job("fleet", FLEET);
+    let warm = servers.preheat(["warm"]).job("fleet", GLOBAL);
     let warm = warm.settings(&format!("[database]\nurl = \"{nobody}\"\n"));
     warm.run().await.expect_code(0);
-    let warm = servers.preheat(["warm"]).job("fleet", FLEET);
+    let warm = servers.preheat(["warm"]).job("fleet", GLOBAL);
     warm.env("PREHEAT_DATABASE__URL", nobody).run().await.expect_code(3);
 
     // A flag overrides everything.
-    let warm = servers.preheat(["warm", "--config", "other.toml"]).job("fleet", FLEET);
+    let warm = servers.preheat(["warm", "--config", "other.toml"]).job("fleet", GLOBAL);
     let warm = warm.env("PREHEAT_CONFIG", "no-such.toml");
     warm.file("other.toml", "[cache]\nprefix = \"flag:\"\n").run().await.expect_code(0);
     assert!(servers.values().await.contains_key("flag:fleet"));
@@ -49,7 +49,7 @@ async fn a_user_of_the_cache_and_a_database_number_are_used() {
     servers.redis = support::redis_with(&[("user", &user)]);
     let port = servers.redis.tcp_port().unwrap();
     let url = format!("redis://app:{SECRET}@127.0.0.1:{port}/3");
-    let warm = servers.preheat(["warm"]).job("fleet", FLEET).cache(&url);
+    let warm = servers.preheat(["warm"]).job("fleet", GLOBAL).cache(&url);
     warm.env("PREHEAT_CACHE__PREFIX", "mine:").run().await.expect_code(0);
     assert!(servers.values().await.is_empty(), "database 0 stays empty");
     let mut cache = servers.cache().await;
@@ -57,7 +57,7 @@ async fn a_user_of_the_cache_and_a_database_number_are_used() {
     assert_eq!(values(&mut cache).await.into_keys().collect::<Vec<_>>(), ["mine:fleet"]);
 
     // A key that the user may not write is a failure that names the key.
-    let warm = servers.preheat(["warm"]).job("fleet", FLEET).cache(&url).run().await;
+    let warm = servers.preheat(["warm"]).job("fleet", GLOBAL).cache(&url).run().await;
     let said = warm.expect_code(1).stdout;
     assert!(said.contains("cache_permission, 1 in all: "), "{said}");
 }
@@ -86,7 +86,7 @@ async fn hazard_32_no_command_ever_says_a_secret() {
                 &["-vv", "migrate"],
             ] {
                 let preheat = preheat(arguments.iter().copied()).database(database).cache(cache);
-                let preheat = preheat.job("services", SERVICES).job("fleet", FLEET);
+                let preheat = preheat.job("services", SERVICES).job("fleet", GLOBAL);
                 preheat.env("PREHEAT_HTTP__TOKEN", SECRET).run().await;
             }
         }

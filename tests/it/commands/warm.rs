@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::{FLEET, PETS, SERVICES, SLOW, Servers, servers, steady, values};
+use super::{GLOBAL, PETS, SERVICES, SLOW, Servers, servers, steady, values};
 use crate::support::program::Preheat;
 use crate::support::{self, LONG, eventually, preheat};
 
@@ -30,7 +30,7 @@ fn warm_services(servers: &Servers) -> Preheat {
 async fn all_jobs_are_warmed_and_each_has_its_line() {
     let servers = servers().await;
     let output =
-        servers.preheat(["warm"]).job("services", SERVICES).job("fleet", FLEET).run().await;
+        servers.preheat(["warm"]).job("services", SERVICES).job("fleet", GLOBAL).run().await;
     let output = output.expect_code(0);
     assert_eq!(output.stderr, "", "without a terminal there are no bars");
     insta::assert_snapshot!(steady(&output.stdout), @r"
@@ -48,7 +48,7 @@ async fn all_jobs_are_warmed_and_each_has_its_line() {
 #[tokio::test]
 async fn named_jobs_are_warmed_once_and_no_others() {
     let servers = servers().await;
-    let jobs = |preheat: Preheat| preheat.job("services", SERVICES).job("fleet", FLEET);
+    let jobs = |preheat: Preheat| preheat.job("services", SERVICES).job("fleet", GLOBAL);
     let output = jobs(servers.preheat(["warm", "fleet", "fleet"])).run().await.expect_code(0);
     assert_eq!(output.stdout.lines().count(), 1, "{}", output.stdout);
     assert_eq!(servers.values().await.into_keys().collect::<Vec<_>>(), ["fleet"]);
@@ -59,7 +59,8 @@ async fn a_job_that_is_not_there_or_disabled_is_bad_usage() {
     let servers = servers().await;
     let disabled = SERVICES.replacen("ttl", "enabled = false\nttl", 1).replace("services:", "old:");
     let run = async |name: &str| {
-        let preheat = servers.preheat(["warm", name]).job("services", SERVICES).job("fleet", FLEET);
+        let preheat =
+            servers.preheat(["warm", name]).job("services", SERVICES).job("fleet", GLOBAL);
         preheat.job("retired", &disabled).run().await.expect_code(2).stderr
     };
     insta::assert_snapshot!(run("servces").await, @r"
@@ -86,11 +87,11 @@ async fn tenants_narrow_a_pass() {
     let active = servers.active().await;
     let warm = |arguments: &[&str]| {
         let preheat = servers.preheat(arguments.iter().copied());
-        preheat.job("services", SERVICES).job("fleet", FLEET).run()
+        preheat.job("services", SERVICES).job("fleet", GLOBAL).run()
     };
     warm(&["warm", "--tenant", &active[3]]).await.expect_code(0);
     let keys: Vec<_> = servers.values().await.into_keys().collect();
-    assert_eq!(keys, [format!("services:{}", active[3])], "and no job of the whole fleet");
+    assert_eq!(keys, [format!("services:{}", active[3])], "and no job of all tenants together");
 
     warm(&["warm", "services", "--tenant", &active[5], "--tenant", &active[1]])
         .await
@@ -110,7 +111,7 @@ async fn tenants_narrow_a_pass() {
 
     let output = warm(&["warm", "fleet", "--tenant", &active[0]]).await.expect_code(2);
     insta::assert_snapshot!(output.stderr, @r"
-    error: job `fleet` warms the whole fleet: it takes no `--tenant`
+    error: job `fleet` warms all tenants together: it takes no `--tenant`
     ");
 }
 
@@ -118,7 +119,7 @@ async fn tenants_narrow_a_pass() {
 async fn a_report_is_one_json_document_and_logs_go_elsewhere() {
     let servers = servers().await;
     let preheat = servers.preheat(["-v", "warm", "--json", "--log-format", "json"]);
-    let output = preheat.job("services", SERVICES).job("fleet", FLEET).run().await.expect_code(0);
+    let output = preheat.job("services", SERVICES).job("fleet", GLOBAL).run().await.expect_code(0);
     insta::assert_json_snapshot!(output.json(), {
         ".jobs[].id" => "[id]",
         ".jobs[].duration_ms" => "[ms]",
@@ -208,7 +209,7 @@ async fn every_tenant_that_failed_is_in_the_report_the_log_and_the_file() {
         let spoil = format!("update services set duration_minutes = 0 where tenant_id = '{id}'");
         servers.database.execute(&spoil).await;
     }
-    let broken = FLEET.replace("count(*)", "count(*) / 0").replace("\"fleet\"", "\"broken\"");
+    let broken = GLOBAL.replace("count(*)", "count(*) / 0").replace("\"fleet\"", "\"broken\"");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("failed.jsonl");
     let path = path.to_str().unwrap();
@@ -294,7 +295,7 @@ async fn bad_settings_files_and_usage_are_told_all_at_once() {
     4 | sql = "select 1"
       | ^^^
       |
-      = hint: `$1` is the array of the batch's tenant ids: `where tenant_id = any($1)`; a query for the whole fleet has `tenants = false`
+      = hint: `$1` is the array of the batch's tenant ids: `where tenant_id = any($1)`; a query for all tenants together has `tenants = false`
     "#);
     let output = preheat(["warm"]).job("services", SERVICES).run().await.expect_code(2);
     insta::assert_snapshot!(output.stderr, @r"

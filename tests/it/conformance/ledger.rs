@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use preheat::domain::fence::{FENCE_TTL, FLEET, Fence, fence_key};
+use preheat::domain::fence::{FENCE_TTL, Fence, GLOBAL, fence_key};
 use preheat::domain::job::JobName;
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::reads::READS_KEY;
@@ -43,15 +43,15 @@ async fn keeps_fences(cache: &impl Ledger, past: &mut Past<'_>) {
     assert_eq!(at(cache, &[]).await, []);
     assert_eq!(start(cache, &[]).await, []);
     step(cache, &[]).await;
-    assert_eq!(at(cache, &["a", FLEET]).await, [Missing, Missing], "looking makes none");
+    assert_eq!(at(cache, &["a", GLOBAL]).await, [Missing, Missing], "looking makes none");
 
     // A missing fence is created, and expires after longer than any run.
-    assert_eq!(start(cache, &[("a", Missing), (FLEET, Missing)]).await, [At(START), At(START)]);
+    assert_eq!(start(cache, &[("a", Missing), (GLOBAL, Missing)]).await, [At(START), At(START)]);
     Past::lives(past.ttl("a").await, FENCE_TTL);
     // An application moves it, and its TTL stays.
     assert_eq!(past.incr("a").await, START + 1);
     Past::lives(past.ttl("a").await, FENCE_TTL);
-    assert_eq!(at(cache, &["b", "a", FLEET]).await, [Missing, At(START + 1), At(START)]);
+    assert_eq!(at(cache, &["b", "a", GLOBAL]).await, [Missing, At(START + 1), At(START)]);
 
     // A bare `INCR` created one: its number is raised, and its expiry does not matter.
     assert_eq!(past.incr("b").await, 1);

@@ -73,11 +73,11 @@ pub(crate) fn job(sql: &str, keys: &[&str]) -> Job {
     }
 }
 
-/// The same for the whole fleet.
+/// The same for all tenants together.
 pub(crate) fn fleet_job(sql: &str, keys: &[&str]) -> Job {
     let job = job(sql, keys);
     let encoding = Encoding { omit: Vec::new(), ..job.encoding };
-    Job { scope: Scope::Fleet, encoding, ..job }
+    Job { scope: Scope::Global, encoding, ..job }
 }
 
 pub(crate) fn with_dates(job: Job, dates: Dates) -> Job {

@@ -110,7 +110,7 @@ async fn conforms(source: &dyn Source) {
     assert_eq!(read(source, &by_column, &some, &days).await, Ok(expected));
 
     let fleet = fleet_job("select id from items order by id", &["all"]);
-    let all = read(source, &fleet, &Batch::fleet(), &[]).await.unwrap();
+    let all = read(source, &fleet, &Batch::global(), &[]).await.unwrap();
     assert_eq!(all.len(), ROWS.len());
     assert!(all.iter().all(|(slot, ..)| *slot == 0));
 

@@ -209,7 +209,7 @@ async fn without_a_target_each_batch_is_as_large_as_configured() {
 
 #[tokio::test]
 async fn a_job_without_tenants_has_no_size() {
-    let fleet = Job { scope: Scope::Fleet, keys: vec![key("list")], ..job("list") };
+    let fleet = Job { scope: Scope::Global, keys: vec![key("list")], ..job("list") };
     let setup = Setup::new([fleet], tenants(3));
     let world = Setup { target_batch_time: Some(TARGET), ..setup }.start();
     super::slow_reads(&world, 20 * SECOND);

@@ -44,7 +44,7 @@ async fn coverage_is_what_is_in_the_cache_and_not_what_a_run_wrote() {
         job("list"),
         Job { keys: vec![key("dated:{tenant_id}:{date}")], dates: Some(dates), ..job("dated") },
         Job { keys: vec![key("kinds:{tenant_id}:{kind}")], ..job("kinds") },
-        Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..job("fleet") },
+        Job { scope: Scope::Global, keys: vec![key("fleet")], ..job("fleet") },
         Job { enabled: false, ..job("off") },
     ];
     let world = watched(jobs, 10).await;

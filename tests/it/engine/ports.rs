@@ -147,7 +147,7 @@ async fn a_database_that_counts_as_down_is_left_alone_by_runs_and_tools_alike() 
         assert_eq!(error.kind, SourceErrorKind::Unavailable);
     }
     let job = job("list");
-    let batch = Batch::fleet();
+    let batch = Batch::global();
     let read = Read { batch: &batch, first_dates: &[], timeout: SECOND };
     let kind = |error: SourceError| error.kind;
     for port in [&lab.ports.source, &lab.ports.reader] {

@@ -168,7 +168,7 @@ fn first_kind(record: &RunRecord) -> Option<FailureKind> {
 async fn second_day(kept: &Arc<Kept>) -> (Job, World) {
     const DAYS: Duration = Duration::from_hours(48);
     let kinds = Job { ttl: DAYS, ..of_all_kinds() };
-    let fleet = Job { ttl: DAYS, scope: Scope::Fleet, keys: vec![key("menu")], ..job("fleet") };
+    let fleet = Job { ttl: DAYS, scope: Scope::Global, keys: vec![key("menu")], ..job("fleet") };
     let jobs = |enabled| {
         let plain = |name| Job { ttl: DAYS, ..job(name) };
         [plain("list"), Job { enabled, ..plain("off") }, kinds.clone(), fleet.clone()]

@@ -133,7 +133,7 @@ async fn a_restart_between_runs_has_every_enabled_job_run_once() {
     let jobs = [
         daily("list"),
         Job { tables: vec![table], ..daily("with_tables") },
-        Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..daily("fleet") },
+        Job { scope: Scope::Global, keys: vec![key("fleet")], ..daily("fleet") },
         Job { enabled: false, ..daily("off") },
     ];
     let world = watched(jobs, 3).await;
@@ -272,7 +272,7 @@ async fn a_server_that_comes_back_empty_is_noticed_as_soon_as_it_may_be_asked() 
 #[tokio::test]
 async fn a_server_that_restarts_all_the_time_does_not_keep_the_jobs_running() {
     let world = watched(
-        [daily("list"), Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..daily("fleet") }],
+        [daily("list"), Job { scope: Scope::Global, keys: vec![key("fleet")], ..daily("fleet") }],
         3,
     )
     .await;

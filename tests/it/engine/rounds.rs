@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
+use preheat::domain::fence::{Fence, GLOBAL, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Key, Scope};
 use preheat::domain::json::Encoding;
 use preheat::domain::manifest::manifest_key;
@@ -124,7 +124,7 @@ impl World {
 }
 
 fn unverified(ids: &[&str]) -> Unverified {
-    Unverified { tenants: ids.iter().map(TenantId::new).collect(), fleet: false }
+    Unverified { tenants: ids.iter().map(TenantId::new).collect(), global: false }
 }
 
 #[tokio::test]
@@ -203,13 +203,13 @@ async fn hazard_01_a_fence_that_was_evicted_counts_as_moved_even_if_a_bare_incr_
 
 #[tokio::test]
 async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
-    let fleet = Job { scope: Scope::Fleet, keys: vec![key("menu")], ..job("list") };
+    let fleet = Job { scope: Scope::Global, keys: vec![key("menu")], ..job("list") };
     let world = Setup::new([fleet], tenants(2)).start();
     world.set_rows("list", rows(1, &[("", "")]));
     between_read_and_write(&world, |application| {
         Box::pin(async move {
             application.commit(rows(2, &[("", "")]));
-            application.move_fence(FLEET).await;
+            application.move_fence(GLOBAL).await;
         })
     });
     let ended = world.run("list", Priority::Regular).await;
@@ -220,12 +220,12 @@ async fn hazard_01_the_fleet_has_a_fence_of_its_own() {
     world.cache.before_write(move |_| {
         let application = application.clone();
         Box::pin(async move {
-            application.move_fence(FLEET).await;
+            application.move_fence(GLOBAL).await;
             Ok(())
         })
     });
     let ended = world.run("list", Priority::Regular).await;
-    assert!(ended.unverified.fleet && ended.unverified.tenants.is_empty());
+    assert!(ended.unverified.global && ended.unverified.tenants.is_empty());
     assert_eq!(ended.record.report.tenants.fenced, 1);
 }
 

@@ -211,12 +211,15 @@ async fn a_wall_clock_that_is_set_forward_is_one_run() {
 
 #[tokio::test]
 async fn a_request_that_cannot_be_taken_on_says_why() {
-    let fleet = Job { scope: Scope::Fleet, ..job("fleet") };
+    let fleet = Job { scope: Scope::Global, ..job("fleet") };
     let world = world([job("list"), Job { enabled: false, ..job("off") }, fleet]);
     let cases = [
         (request("nothing", None), "there is no job `nothing`"),
         (request("off", None), "job `off` is disabled: its file says `enabled = false`"),
-        (request("fleet", Some(&["t1"])), "job `fleet` warms the whole fleet: it takes no tenants"),
+        (
+            request("fleet", Some(&["t1"])),
+            "job `fleet` warms all tenants together: it takes no tenants",
+        ),
     ];
     for (request, expected) in cases {
         let error = world.handle.request(request).await.unwrap_err();

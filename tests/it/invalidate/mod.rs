@@ -7,7 +7,7 @@ mod worker;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use preheat::domain::fence::{FLEET, fence_key};
+use preheat::domain::fence::{GLOBAL, fence_key};
 use preheat::domain::job::{DateZone, Dates, Job, Key, Scope};
 use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
@@ -50,7 +50,7 @@ impl World {
     /// The values of all fences: first the fleet's, then those of the tenants `t0`, `t1`, ….
     async fn fences(&self) -> Vec<preheat::domain::fence::Fence> {
         let tenants = ids(0..4).into_iter().map(|id| fence_key(&id));
-        let keys: Vec<String> = std::iter::once(FLEET.to_owned()).chain(tenants).collect();
+        let keys: Vec<String> = std::iter::once(GLOBAL.to_owned()).chain(tenants).collect();
         self.cache.fences(&keys).await.unwrap()
     }
 
@@ -113,15 +113,15 @@ fn pets(job: &str) -> Job {
     Job { keys: vec![id], ..crate::engine::job(job) }
 }
 
-fn fleet() -> Job {
-    Job { scope: Scope::Fleet, keys: vec![key("menu"), key("menu:{dish}")], ..job("menu") }
+fn global() -> Job {
+    Job { scope: Scope::Global, keys: vec![key("menu"), key("menu:{dish}")], ..job("menu") }
 }
 
 /// Four tenants. `list` has one key for each tenant and one for each category (`dog` for all, `cat` for
 /// `t1`), `pets` one pet for each tenant (`p0` for `t0`, …), `menu` one key for the fleet and one for each
 /// dish.
 async fn world() -> World {
-    let world = Setup::new([category("list"), pets("pets"), fleet()], tenants(4)).start();
+    let world = Setup::new([category("list"), pets("pets"), global()], tenants(4)).start();
     set_rows(&world, "list", "pets");
     world.warm_all().await;
     assert_eq!(world.keys().len(), 4 + 5 + 4 + 2, "{:?}", world.keys());
@@ -277,7 +277,7 @@ async fn what_means_nothing_is_refused_and_names_what_was_meant() {
     assert!(refuse(InvalidateRequest::default()).await.contains("nothing is named"));
     assert_eq!(refuse(jobs(&["lits"])).await, "there is no job `lits`: did you mean `list`?");
     let both = InvalidateRequest { jobs: texts(&["menu"]), ..of_tenants(&["t1"]) };
-    assert!(refuse(both).await.contains("job `menu` warms the whole fleet"));
+    assert!(refuse(both).await.contains("job `menu` warms all tenants together"));
     assert!(refuse(keys(&["preheat:fence:t1"])).await.contains("preheat's own"));
     assert_eq!(world.keys(), before);
 }
@@ -383,7 +383,7 @@ async fn without_the_tenants_nothing_is_removed() {
 #[tokio::test]
 async fn what_was_removed_is_warmed_again_for_those_whom_it_concerned() {
     let retired = Job { enabled: false, ..job("retired") };
-    let world = Setup::new([category("list"), pets("pets"), fleet(), retired], tenants(4)).start();
+    let world = Setup::new([category("list"), pets("pets"), global(), retired], tenants(4)).start();
     set_rows(&world, "list", "pets");
     world.warm_all().await;
     let warm = world.keys();

@@ -125,7 +125,7 @@ pub(super) fn nested(query: &str) -> &str {
     describe::statement(query).trim()
 }
 
-/// The query over the relation `changed` whose first column is the tenant's id; a source for the fleet has
+/// The query over the relation `changed` whose first column is the tenant's id; a global source has
 /// none.
 fn touched(source: &ChangeSource) -> Option<String> {
     match &source.tenants {
@@ -133,7 +133,7 @@ fn touched(source: &ChangeSource) -> Option<String> {
             Some(format!("select changed.{} from changed", quoted(column)))
         }
         TouchedTenants::Sql(sql) => Some(nested(sql).to_owned()),
-        TouchedTenants::Fleet => None,
+        TouchedTenants::Global => None,
     }
 }
 
@@ -230,7 +230,7 @@ pub(super) fn tell_installed(id: &ChangeSourceId) -> String {
 pub(super) fn body(source: &ChangeSource, via: Via) -> String {
     let any = tell(via, &format!("'{{\"source\":\"{}\"}}'", source.id));
     match touched(source) {
-        None => fleet_body(&any),
+        None => global_body(&any),
         Some(query) => tenants_body(source, via, &any, &query),
     }
 }
@@ -242,7 +242,7 @@ fn tell(via: Via, payload: &str) -> String {
     }
 }
 
-fn fleet_body(any: &str) -> String {
+fn global_body(any: &str) -> String {
     format!(
         "
 begin
@@ -333,7 +333,7 @@ end
 fn name_gone(source: &ChangeSource, via: Via, column: &str) -> String {
     let tenant = match &source.tenants {
         TouchedTenants::Column(tenant) => Some(tenant.as_str()),
-        TouchedTenants::Sql(_) | TouchedTenants::Fleet => None,
+        TouchedTenants::Sql(_) | TouchedTenants::Global => None,
     };
     let columns: Vec<_> = [column].into_iter().chain(tenant).map(quoted).collect();
     // Compares texts: keys contain the text, whatever values the type considers equal.
@@ -425,7 +425,7 @@ fn comment(source: &ChangeSource) -> String {
     let how = match &source.tenants {
         TouchedTenants::Column(column) => format!("tenants by `{column}`"),
         TouchedTenants::Sql(_) => "tenants by a query".to_owned(),
-        TouchedTenants::Fleet => "the whole fleet".to_owned(),
+        TouchedTenants::Global => "all tenants together".to_owned(),
     };
     let keys: String =
         source.keys.keys().flat_map(|column| [", keys by `", column.as_str(), "`"]).collect();

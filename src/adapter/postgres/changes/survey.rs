@@ -305,7 +305,7 @@ pub(super) async fn problems(
 ) -> Result<Vec<TableProblem>, Refused> {
     require_version(connection).await?;
     let mut problems = Vec::new();
-    let by_id = found.iter().any(|triggers| triggers.source.tenants != TouchedTenants::Fleet);
+    let by_id = found.iter().any(|triggers| triggers.source.tenants != TouchedTenants::Global);
     let id = if by_id { tenants_id(connection, tenants, &mut problems).await? } else { None };
     for Triggers { source, relations, .. } in found {
         let before = problems.len();
@@ -557,7 +557,7 @@ fn other_text(source: &ChangeSource, found: &IdColumn, id: &IdColumn) -> TablePr
     let (table, ty) = (&source.table, &id.name);
     let what = match &source.tenants {
         TouchedTenants::Column(column) => format!("`{column}` of table `{table}`"),
-        TouchedTenants::Sql(_) | TouchedTenants::Fleet => {
+        TouchedTenants::Sql(_) | TouchedTenants::Global => {
             format!("what `sql` returns for table `{table}`")
         }
     };
@@ -585,7 +585,7 @@ fn unreadable(source: &ChangeSource, error: &sqlx::Error) -> TableProblem {
             );
             TableProblem::new(source, message, &hint)
         }
-        TouchedTenants::Column(_) | TouchedTenants::Sql(_) | TouchedTenants::Fleet => {
+        TouchedTenants::Column(_) | TouchedTenants::Sql(_) | TouchedTenants::Global => {
             let message = format!("cannot tell the tenants of table `{table}`: {}", words(error));
             let hint = "`sql` is a query over the relation `changed`, which has the columns of the \
                         table; its first column is the tenant's id";

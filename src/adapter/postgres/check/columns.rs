@@ -165,7 +165,7 @@ pub(super) fn all_days(job: &Job) -> Option<QueryProblem> {
     let name = job.moment_column()?;
     let first = match job.scope {
         Scope::Tenants => 2,
-        Scope::Fleet => 1,
+        Scope::Global => 1,
     };
     let after = first + 1;
     let is_used = |number| describe::place_of_parameter(&job.query.sql, number).is_some();

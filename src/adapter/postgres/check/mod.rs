@@ -206,7 +206,7 @@ impl PostgresSource {
         reader: Reader,
     ) -> Result<Vec<ReadRelation>, ReadError> {
         let id = match (reader, job.scope) {
-            (Reader::Tenants, _) | (Reader::Job, Scope::Fleet) => None,
+            (Reader::Tenants, _) | (Reader::Job, Scope::Global) => None,
             (Reader::Job, Scope::Tenants) => Some(self.tenants_shape(transaction).await?.id),
         };
         let (sql, types) = match reader {
@@ -470,7 +470,7 @@ fn parameter_types(job: &Job, types: ParameterTypes) -> Vec<Oid> {
     oids.extend(match (types.moment, &job.dates, job.scope) {
         (Some(ty), _, _) => vec![moment::oid(ty); 2],
         (None, Some(_), Scope::Tenants) => vec![DATES; 2],
-        (None, Some(_), Scope::Fleet) => vec![moment::oid(MomentType::Date); 2],
+        (None, Some(_), Scope::Global) => vec![moment::oid(MomentType::Date); 2],
         (None, None, _) => Vec::new(),
     });
     oids.into_iter().map(Oid).collect()

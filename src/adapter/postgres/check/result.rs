@@ -64,7 +64,7 @@ impl PostgresSource {
     ) -> Result<Vec<ResultColumn>, ReadError> {
         let id = match job.scope {
             Scope::Tenants => Some(self.tenants_shape(transaction).await?.id),
-            Scope::Fleet => None,
+            Scope::Global => None,
         };
         let moment = self.moment_type(transaction, job, id).await?;
         let parameters = no_tenant(job, ParameterTypes { id, moment })?;

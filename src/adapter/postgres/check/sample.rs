@@ -96,7 +96,7 @@ impl PostgresSource {
     ) -> Result<Findings, SourceError> {
         let batch = match job.scope {
             Scope::Tenants => sample(job, tenants, now),
-            Scope::Fleet => Batch::fleet(),
+            Scope::Global => Batch::global(),
         };
         if job.scope == Scope::Tenants && batch.is_empty() {
             return Ok(Findings::default());
@@ -105,8 +105,8 @@ impl PostgresSource {
         let compare = async {
             let outcome = match job.scope {
                 Scope::Tenants => self.compare(&mut transaction, job, batch.clone(), now).await?,
-                // A fleet's query has no tenants to compare.
-                Scope::Fleet => {
+                // A global job's query has no tenants to compare.
+                Scope::Global => {
                     self.read_sample(&mut transaction, job, &batch, now).await?;
                     Outcome::Same
                 }
@@ -261,7 +261,7 @@ impl PostgresSource {
         let done = self.read_in(transaction, job, read, &mut rows).await;
         transaction.ask("rollback to sample").await?;
         done?;
-        // A job for the whole fleet has one slot.
+        // A job for all tenants together has one slot.
         let mut read = vec![Vec::new(); batch.len().max(1)];
         let sorted = rows.sorted();
         let sorted = sorted.map(|rows| rows.into_iter().map(|row| row as usize).collect());

@@ -215,7 +215,7 @@ async fn a_table_may_be_watched_in_several_ways(via: Via) {
         let expected = match &source.tenants {
             TouchedTenants::Column(column) if column == "n" => of(&["8"]),
             TouchedTenants::Column(_) => of(&["7"]),
-            TouchedTenants::Sql(_) | TouchedTenants::Fleet => None,
+            TouchedTenants::Sql(_) | TouchedTenants::Global => None,
         };
         assert_eq!(told[&source.id], expected, "{source:?}");
     }

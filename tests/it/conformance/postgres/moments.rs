@@ -216,10 +216,10 @@ async fn hazard_12_a_fleet_job_gets_the_moments_of_its_own_zone() {
         );
         let first = [date("2026-03-08")];
         let of_server = fleet(&of_server, None);
-        let expected = read(&source, &of_server, &Batch::fleet(), &first).await.unwrap();
+        let expected = read(&source, &of_server, &Batch::global(), &first).await.unwrap();
         assert!(expected.len() > 3 * 46, "{ty}: {} rows", expected.len());
         let ours = "select id, at from items where at >= $1 and at < $2 order by id";
-        let found = read(&source, &fleet(ours, Some("at")), &Batch::fleet(), &first).await;
+        let found = read(&source, &fleet(ours, Some("at")), &Batch::global(), &first).await;
         assert_eq!(found, Ok(expected), "{ty}");
     }
 }

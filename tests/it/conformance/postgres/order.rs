@@ -79,7 +79,7 @@ fn ordered(table: &str, arrival: &str, order: &[&str]) -> Job {
 }
 
 async fn value(source: &dyn Source, job: &Job) -> String {
-    let batch = Batch::fleet();
+    let batch = Batch::global();
     let mut rows = Rows::default();
     rows.reset(0, usize::MAX);
     source
@@ -164,7 +164,7 @@ async fn rows_of_every_type_are_ordered_as_the_server_orders_them() {
         let comparison = Comparison::new(&OrderColumn::parse("value").unwrap(), &ty);
         let Ok(comparison) = comparison else {
             let job = ordered(&table, "n", &["value"]);
-            let error = read(&source, &job, &Batch::fleet(), &[]).await.unwrap_err();
+            let error = read(&source, &job, &Batch::global(), &[]).await.unwrap_err();
             assert_eq!(error.kind, SourceErrorKind::Definition, "{error}");
             assert!(error.message.contains("rows cannot be ordered by the column"), "{error}");
             refused.push(sql);
@@ -225,7 +225,7 @@ async fn a_column_that_changes_under_a_running_job_fails_its_batch() {
     let job = ordered("t", "n", &["value"]);
     assert_eq!(value(&source, &job).await, "[{\"n\":1}]");
     server.execute("alter table t alter value type jsonb using to_jsonb(value)").await;
-    let error = read(&source, &job, &Batch::fleet(), &[]).await.unwrap_err();
+    let error = read(&source, &job, &Batch::global(), &[]).await.unwrap_err();
     assert_eq!(error.kind, SourceErrorKind::Definition);
     let said = "rows cannot be ordered by the column `value`, which is jsonb; hint: take it out of";
     assert!(error.message.contains(said), "{error}");
@@ -233,7 +233,7 @@ async fn a_column_that_changes_under_a_running_job_fails_its_batch() {
     let mut job = job;
     job.query.sql = "select n, price from t".into();
     job.encoding.omit = Vec::new();
-    let error = read(&source, &job, &Batch::fleet(), &[]).await.unwrap_err();
+    let error = read(&source, &job, &Batch::global(), &[]).await.unwrap_err();
     assert_eq!(error.kind, SourceErrorKind::Definition);
     assert!(error.message.ends_with("the query returns no column `value`"), "{error}");
 }

@@ -185,7 +185,7 @@ async fn a_query_may_leave_parameters_out_and_a_fleet_has_dates_alone() {
 
     let sql = "select d::date as date from generate_series($1, $2, '1 day') d";
     let fleet = with_dates(fleet_job(sql, &["k:{date}"]), week());
-    let found = read(&source, &fleet, &preheat::domain::tenant::Batch::fleet(), &[first]).await;
+    let found = read(&source, &fleet, &preheat::domain::tenant::Batch::global(), &[first]).await;
     let dates: Vec<_> =
         found.unwrap().into_iter().map(|(.., keys)| keys[0].clone().unwrap()).collect();
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use preheat::domain::change::ResyncCause;
-use preheat::domain::fence::{FLEET, fence_key};
+use preheat::domain::fence::{GLOBAL, fence_key};
 use preheat::domain::job::{Job, Jobs, Scope};
 use preheat::domain::run::{Outcome, Trigger};
 
@@ -27,7 +27,7 @@ async fn a_worker_that_starts_runs_every_job_with_tables_once() {
 async fn after_a_reconnect_every_job_with_tables_runs_once_and_nothing_before_has_the_last_word() {
     let jobs = [watching("list"), watching("other"), job("without")];
     let world = Fed::of(Setup::new(jobs, tenants(2))).await;
-    let fences = [world.fence(&fence_key("t0")).await, world.fence(FLEET).await];
+    let fences = [world.fence(&fence_key("t0")).await, world.fence(GLOBAL).await];
     world.notifier.set_away(true);
     world.notifier.break_off();
     world.clock.advance(SECOND * 20).await;
@@ -43,7 +43,7 @@ async fn after_a_reconnect_every_job_with_tables_runs_once_and_nothing_before_ha
     assert!(world.shows("preheat_change_feed_connected 1"));
     assert!(world.is("list:t0", "[2]") && world.is("other:t1", "[3]"));
     assert_ne!(world.fence(&fence_key("t0")).await, fences[0]);
-    assert_ne!(world.fence(FLEET).await, fences[1]);
+    assert_ne!(world.fence(GLOBAL).await, fences[1]);
     for name in ["list", "other"] {
         assert_eq!(world.history(name).await, [(Trigger::Change, Outcome::Ok); 2]);
     }
@@ -130,7 +130,7 @@ async fn a_reload_keeps_what_is_pending_of_a_changed_job_and_drops_that_of_one_t
 
 #[tokio::test]
 async fn it_is_known_which_tables_changed_and_why_all_tenants_were_last_warmed() {
-    let fleet = Job { scope: Scope::Fleet, ..watching("fleet") };
+    let fleet = Job { scope: Scope::Global, ..watching("fleet") };
     let jobs = [watching("list"), watching("other"), fleet, job("without")];
     let world = Fed::of(Setup::new(jobs, tenants(3))).await;
     let resync = || {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use preheat::domain::change::{Change, ChangeSource, GoneValues, TouchedTenants, change_sources};
-use preheat::domain::fence::{FLEET, Fence, PROVISIONAL_TTL, fence_key};
+use preheat::domain::fence::{Fence, GLOBAL, PROVISIONAL_TTL, fence_key};
 use preheat::domain::job::{Job, JobName, Jobs, Scope, Table};
 use preheat::domain::run::{Outcome, RunFilter, Trigger};
 use preheat::domain::schedule::Schedule;
@@ -215,9 +215,9 @@ fn a_table_is_one_source_for_each_way_to_find_its_tenants() {
         job("a", Scope::Tenants, &[table("t"), table("s")]),
         job("b", Scope::Tenants, &[by_column("tenant_id"), by_column("tenant_id"), by_sql]),
         job("c", Scope::Tenants, &[by_column("clinic")]),
-        job("d", Scope::Fleet, &[table("t")]),
-        job("e", Scope::Fleet, &[by_column("clinic")]),
-        job("f", Scope::Fleet, &[]),
+        job("d", Scope::Global, &[table("t")]),
+        job("e", Scope::Global, &[by_column("clinic")]),
+        job("f", Scope::Global, &[]),
     ]);
     let sources = change_sources(&jobs, "tenant_id");
     let found: BTreeMap<String, String> = sources
@@ -234,7 +234,7 @@ fn a_table_is_one_source_for_each_way_to_find_its_tenants() {
         (format!("t {:?}", column("tenant_id")), "a b"),
         (format!("t {:?}", column("clinic")), "c"),
         (format!("t {sql:?}"), "b"),
-        (format!("t {:?}", TouchedTenants::Fleet), "d e"),
+        (format!("t {:?}", TouchedTenants::Global), "d e"),
     ];
     let expected = expected.map(|(source, jobs)| (source, jobs.to_owned()));
     assert_eq!(found, BTreeMap::from(expected));
@@ -376,7 +376,7 @@ async fn a_burst_of_changes_of_many_tenants_is_one_run() {
 #[tokio::test]
 async fn where_any_tenant_may_have_changed_the_job_runs_for_all() {
     let world = Fed::of(Setup::new([watching("list"), watching("other")], tenants(3))).await;
-    let fences = [world.fence(&fence_key("t0")).await, world.fence(FLEET).await];
+    let fences = [world.fence(&fence_key("t0")).await, world.fence(GLOBAL).await];
     world.clock.advance(MINUTE).await;
     world.commit("list", 2, &["t0", "t1", "t2"]);
     world.tell_all("list", None);
@@ -390,9 +390,9 @@ async fn where_any_tenant_may_have_changed_the_job_runs_for_all() {
 
 #[tokio::test]
 async fn what_the_fleet_has_is_warmed_again_as_one_thing() {
-    let fleet = Job { scope: Scope::Fleet, keys: vec![key("fleet")], ..watching("fleet") };
+    let fleet = Job { scope: Scope::Global, keys: vec![key("fleet")], ..watching("fleet") };
     let world = Fed::of(Setup::new([fleet], tenants(3))).await;
-    let fence = world.fence(FLEET).await;
+    let fence = world.fence(GLOBAL).await;
     world.clock.advance(SECOND).await;
     for version in 1..=10 {
         world.commit("fleet", version, &["anybody"]);
@@ -401,7 +401,7 @@ async fn what_the_fleet_has_is_warmed_again_as_one_thing() {
     }
     world.clock.advance(REST).await;
     assert!(world.is("fleet", "[10]"));
-    assert_ne!(world.fence(FLEET).await, fence);
+    assert_ne!(world.fence(GLOBAL).await, fence);
     assert_eq!(world.reads().len(), 3, "at the start, at once, and after the rest");
     assert!(world.history("fleet").await.is_empty());
     assert!(world.status("fleet").last_success_at.is_some());

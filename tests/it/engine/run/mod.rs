@@ -108,7 +108,7 @@ async fn hazard_12_each_tenants_dates_are_those_of_its_zone_and_one_without_fail
 
 #[tokio::test]
 async fn a_fleet_job_reads_once_whatever_the_tenants_are() {
-    let fleet = Job { scope: Scope::Fleet, keys: vec![key("plans")], ..job("plans") };
+    let fleet = Job { scope: Scope::Global, keys: vec![key("plans")], ..job("plans") };
     let world = Setup::new([fleet], tenants(5)).start();
     let lists = Count::default();
     let counted = lists.clone();

@@ -195,7 +195,7 @@ fn push_matching(
     for row in table {
         let slot = match job.scope {
             Scope::Tenants => slots.get(row.tenant.as_str()).copied(),
-            Scope::Fleet => Some(0),
+            Scope::Global => Some(0),
         };
         let Some(slot) = slot else { continue };
         let day = match date_of(job, read.batch.tenant(slot), row) {
