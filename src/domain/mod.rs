@@ -31,6 +31,7 @@ pub mod run;
 pub mod schedule;
 pub mod server;
 pub mod server_url;
+pub mod share;
 pub mod shown;
 pub mod size;
 pub mod spelling;

@@ -12,6 +12,7 @@ pub mod limit;
 pub mod limits_now;
 pub(crate) mod marker;
 pub mod not_warm;
+pub mod ownership;
 pub mod progress;
 pub mod recent;
 pub mod record;
