@@ -61,6 +61,13 @@ impl Link {
             Self::Own(session) => Client::close(*session).await,
         }
     }
+
+    pub(super) fn abandon(self) {
+        match self {
+            Self::Sqlx(connection) => Client::abandon(*connection),
+            Self::Own(session) => Client::abandon(*session),
+        }
+    }
 }
 
 impl Pooled for Link {

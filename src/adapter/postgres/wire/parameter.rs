@@ -16,6 +16,12 @@ pub(in super::super) struct Parameter {
 }
 
 impl Parameter {
+    /// A text.
+    pub(in super::super) fn text(text: String) -> Self {
+        const TEXT: u32 = 25;
+        Self { oid: TEXT, value: Some(text.into_bytes()) }
+    }
+
     /// An array of the type `array` with elements of the type `element`, each appended by `write`.
     pub(in super::super) fn array<T, E>(
         (array, element): (u32, u32),

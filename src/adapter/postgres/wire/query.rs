@@ -1,5 +1,7 @@
 //! Queries by the extended protocol, whose rows come in the binary format.
 
+use std::convert::Infallible;
+
 use bytes::{Buf, BytesMut};
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::IsNull;
@@ -89,6 +91,22 @@ impl Session {
                 return Ok(columns.map(described).collect());
             }
         }
+    }
+
+    /// Runs a statement that returns no rows.
+    pub(in super::super) async fn execute(
+        &mut self,
+        sql: &str,
+        parameters: &[Parameter],
+    ) -> Result<(), sqlx::Error> {
+        self.prepare(sql, parameters).await?;
+        let execution = Execution { parameters, longest: 0, then: None };
+        let ran = self.rows(execution, |_row| Ok::<_, Infallible>(())).await;
+        ran.map_err(|stopped| match stopped {
+            Stopped::Sql(error) => error,
+            Stopped::TooLong => unexpected(),
+            Stopped::Reader(never) => match never {},
+        })
     }
 
     async fn prepare(
