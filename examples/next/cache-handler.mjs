@@ -9,4 +9,7 @@ const redis = new Redis(process.env.REDIS_URL ?? "redis://127.0.0.1", {
 });
 redis.on("error", () => {}); // The handler tells of what a render meets.
 
-export default fenceHandler({ redis: ioredis(redis), timeout: 200 });
+export default fenceHandler({
+  redis: ioredis(redis),
+  timeout: Number(process.env.CACHE_TIMEOUT_MS ?? 200),
+});

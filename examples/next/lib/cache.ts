@@ -14,5 +14,5 @@ function connect() {
 export const cache = createCache({
   redis: building() ? null : connect(),
   background,
-  timeout: 200,
+  timeout: Number(process.env.CACHE_TIMEOUT_MS ?? 200),
 });
