@@ -272,6 +272,7 @@ impl PostgresSource {
         };
         let known = ParameterTypes { id, moment: moment_to_check(learnt)? };
         let (sql, types) = (&*job.query.sql, parameter_types(job, known));
+        let mut sorts = false;
         let described = match plan::explain(transaction, sql, &types).await {
             Ok(Plan { writes: Some(how), .. }) => {
                 problems.push(writes(&how));
@@ -282,6 +283,7 @@ impl PostgresSource {
                 if plan.is_cut && is_read_together {
                     problems.push(is_cut(&self.settings.column));
                 }
+                sorts = plan.sorts;
                 Client::describe(&mut **transaction, sql, &no_tenant(job, known)?).await
             }
             Err(error) => Err(error),
@@ -305,6 +307,7 @@ impl PostgresSource {
         problems.extend(collation::problems(transaction, job, &columns, &parameters).await?);
         let mut warnings = columns::key_texts(job, &columns);
         warnings.extend(columns::all_days(job));
+        warnings.extend((sorts && !job.query.order.is_empty()).then(sorted_twice));
         Ok(Findings { problems, warnings })
     }
 
@@ -462,6 +465,13 @@ fn is_cut(tenant: &str) -> QueryProblem {
          `from unnest($1) as batch (id) cross join lateral (select … limit 10) as one`"
     );
     problem(QueryPlace::Query { at: None }, message, Some(hint))
+}
+
+/// A warning that the database sorts what preheat sorts again.
+fn sorted_twice() -> QueryProblem {
+    let message = "the database sorts the rows, and preheat sorts them again by `order`";
+    let hint = "leave `order by` out of the query";
+    problem(QueryPlace::Query { at: None }, message, Some(hint.to_owned()))
 }
 
 /// The types of the query's parameters.

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) writes: Option<String>,
     /// Whether `limit` or `offset` cuts the rows of the whole batch.
     pub(super) is_cut: bool,
+    /// Whether the server sorts all rows of the result.
+    pub(super) sorts: bool,
 }
 
 /// Settings for a plan that names every relation. Otherwise the planner would leave out partitions
@@ -229,8 +231,10 @@ fn read(json: &[u8]) -> Result<Plan, serde_json::Error> {
     let mut plan = Plan::default();
     // Each node comes with whether it is on the trunk: the path that all rows of the result take.
     let mut to_note = Vec::new();
-    for Explained { plan } in explained {
-        to_note.push((serde_json::from_str(plan.get())?, true));
+    for Explained { plan: root } in explained {
+        let root: Node<'_> = serde_json::from_str(root.get())?;
+        plan.sorts |= matches!(root.kind.as_str(), "Sort" | "Incremental Sort" | "Gather Merge");
+        to_note.push((root, true));
     }
     while let Some((node, is_on_trunk)) = to_note.pop() {
         plan.note(&node, is_on_trunk);

@@ -127,3 +127,21 @@ async fn the_order_of_arrival_of_a_job_with_an_order_is_no_warning() {
     let found = source.try_on_tenants(&ours, &tenants, now).await.unwrap();
     assert_eq!(found, Findings::default());
 }
+
+#[tokio::test]
+async fn a_query_that_sorts_what_preheat_sorts_gets_a_warning() {
+    let server = support::database().await;
+    server.execute("create table t (tenant_id int, name text)").await;
+    let source = connect(settings(&server.url()), "select 1").await;
+    let all = "select tenant_id, name from t where tenant_id = any($1)";
+    let sorted = job(&format!("{all} order by tenant_id, name"), &["k:{tenant_id}"]);
+    let warnings = async |job: &Job| {
+        let found = source.describe(job).await.unwrap().warnings;
+        found.into_iter().map(|warning| warning.message).collect::<Vec<_>>()
+    };
+    let twice = warnings(&with_order(sorted.clone(), &["tenant_id"])).await;
+    assert_eq!(twice, ["the database sorts the rows, and preheat sorts them again by `order`"]);
+    assert_eq!(warnings(&sorted).await, [""; 0]);
+    let once = with_order(job(all, &["k:{tenant_id}"]), &["tenant_id"]);
+    assert_eq!(warnings(&once).await, [""; 0]);
+}
