@@ -6,6 +6,7 @@
 //! handle is killed: see `process.rs`.
 
 mod clinic;
+mod cluster;
 mod postgres;
 mod process;
 mod program;
@@ -15,6 +16,7 @@ mod server;
 use std::path::PathBuf;
 
 pub use clinic::Clinic;
+pub use cluster::RedisCluster;
 pub use postgres::{Postgres, PostgresOptions};
 pub use redis::{Redis, RedisOptions};
 pub use server::Server;

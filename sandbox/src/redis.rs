@@ -30,6 +30,9 @@ pub struct RedisOptions {
     pub tcp: bool,
     /// Listen with TLS, on another free port of 127.0.0.1. Clients need no certificate.
     pub tls: Option<Tls>,
+    /// Whether it is a Sentinel. It takes the settings of `sentinel.conf`, and keeps across a restart what it
+    /// has learned of the servers that it watches.
+    pub sentinel: bool,
     /// Settings as in `redis.conf`: `("maxmemory", "10mb")`, `("user", "app on >secret ~* +@all")`. A name
     /// may occur more than once.
     pub settings: Vec<(String, String)>,
@@ -40,6 +43,7 @@ pub struct RedisOptions {
 #[derive(Debug)]
 pub struct Redis {
     program: PathBuf,
+    is_sentinel: bool,
     tcp_port: Option<u16>,
     tls_port: Option<u16>,
     server: Server,
@@ -64,7 +68,7 @@ impl Redis {
         let path = folder.path().join("redis.conf");
         std::fs::write(&path, config).map_err(file_error("write", &path))?;
         let server = Server::new("redis", Signal::KILL, folder);
-        let redis = Self { program, tcp_port, tls_port, server };
+        let redis = Self { program, is_sentinel: options.sentinel, tcp_port, tls_port, server };
         redis.restart()?;
         Ok(redis)
     }
@@ -109,6 +113,9 @@ impl Redis {
         self.stop();
         let mut command = Command::new(&self.program);
         command.arg(self.server.folder().join("redis.conf")).current_dir(self.server.folder());
+        if self.is_sentinel {
+            command.arg("--sentinel");
+        }
         let socket = self.socket();
         self.server.start(command, READY_WITHIN, |_id| is_ready(&socket))
     }

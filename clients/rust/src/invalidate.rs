@@ -1,6 +1,9 @@
 //! Invalidation: after a write was committed, its tenant's fence moves and the keys go.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::future::Future;
 use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, Value, cmd};
@@ -9,15 +12,66 @@ use crate::cache::Cache;
 use crate::error::{FenceState, InvalidationFailed};
 use crate::key::{Fence, Key};
 use crate::names::{FENCE_TTL, fence_start};
-use crate::problem::Failure;
+use crate::problem::{Failure, Problem};
 use crate::protocol::{Protocol, is_cross_slot};
 
 /// How long Redis may take for an invalidation, if the deadline of reads is not longer: a value that stays is
 /// worse than a write that waits.
 const INVALIDATED_WITHIN: Duration = Duration::from_secs(1);
 
+/// What a write changed: a key, or what a builder of `preheat keys` returns.
+pub trait Changed {
+    /// The type of the key's value.
+    type Value;
+    /// Why there is no key.
+    type Error: StdError + 'static;
+
+    /// The key, or why there is none.
+    fn into_key(self) -> Result<Key<Self::Value>, Self::Error>;
+}
+
+impl<T> Changed for Key<T> {
+    type Value = T;
+    type Error = Infallible;
+
+    fn into_key(self) -> Result<Self, Infallible> {
+        Ok(self)
+    }
+}
+
+impl<T, E: StdError + 'static> Changed for Result<Key<T>, E> {
+    type Value = T;
+    type Error = E;
+
+    fn into_key(self) -> Self {
+        self
+    }
+}
+
 impl Cache {
-    /// Removes keys after a write to their data was committed. Keys of several types fit into one call with
+    /// Removes the keys that a write made old. **After the commit**: the write has happened, so this never
+    /// fails, and the answer to the write does not depend on it.
+    ///
+    /// A text that makes no key leaves out its own key only ([`Problem::Key`]). `false`: old values may be read
+    /// until preheat hears of the change, or until their TTL ends; the listener of `on_problem` has the reason.
+    pub fn changed<C: Changed>(
+        &self,
+        keys: impl IntoIterator<Item = C>,
+    ) -> impl Future<Output = bool> {
+        let (mut known, mut is_complete) = (Vec::new(), true);
+        for changed in keys {
+            match changed.into_key() {
+                Ok(key) => known.push(key),
+                Err(error) => {
+                    self.shared.protocol.problems.note(Problem::Key, &error);
+                    is_complete = false;
+                }
+            }
+        }
+        async move { self.invalidate(known).await.is_ok() && is_complete }
+    }
+
+    /// As [`Cache::changed`], for those who want the error. Keys of several types fit into one call with
     /// [`Key::any`].
     ///
     /// The fences of their tenants move, so that no load that began before can fill an old value.

@@ -29,5 +29,6 @@ pub use counts::{Reads, Stats};
 pub use error::{Error, FenceState, InvalidationFailed};
 #[cfg(feature = "axum")]
 pub use http::{Cached, CachedService};
+pub use invalidate::Changed;
 pub use key::{Fill, Key};
 pub use problem::Problem;

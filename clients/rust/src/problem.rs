@@ -28,6 +28,8 @@ pub enum Problem {
     Unreadable,
     /// A value is too large for the cache.
     TooLarge,
+    /// A text that makes no key was given to `Cache::changed`.
+    Key,
 }
 
 impl Problem {
@@ -40,6 +42,7 @@ impl Problem {
             Self::Scripts => "scripts",
             Self::Unreadable => "unreadable",
             Self::TooLarge => "too_large",
+            Self::Key => "key",
         }
     }
 }

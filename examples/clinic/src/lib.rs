@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use preheat_client::{Cache, Connection, Key};
+use preheat_client::{Cache, Connection};
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -86,13 +86,5 @@ impl Service {
     pub async fn close(&self) {
         self.cache.flush().await;
         self.db.close().await;
-    }
-
-    /// Removes keys after a commit. The write has happened, so its answer does not depend on this: what stays in
-    /// the cache is old until preheat hears of the change.
-    async fn changed<T>(&self, keys: impl IntoIterator<Item = Key<T>>) {
-        if let Err(error) = self.cache.invalidate(keys).await {
-            tracing::warn!(error = &error as &dyn StdError, "values may be old for a moment");
-        }
     }
 }

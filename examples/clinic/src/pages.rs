@@ -64,7 +64,7 @@ async fn publish(
     if changed.rows_affected() == 0 {
         return Err(Error::NotFound);
     }
-    service.changed([keys::content(tenant.id)?]).await;
+    service.cache.changed([keys::content(tenant.id)]).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

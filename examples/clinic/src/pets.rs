@@ -58,7 +58,7 @@ async fn rename(
     if renamed.rows_affected() == 0 {
         return Err(Error::NotFound);
     }
-    service.changed([keys::pets(tenant.id, id)?]).await;
+    service.cache.changed([keys::pets(tenant.id, id)]).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

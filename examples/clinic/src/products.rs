@@ -113,7 +113,8 @@ async fn change(
     let lists = categories.iter().filter_map(|category| {
         keys::products_by_category(tenant.id, category).ok() // one that has no key needs nothing
     });
-    service.changed([keys::products_all(tenant.id)?].into_iter().chain(lists)).await;
+    let all = [keys::products_all(tenant.id)].into_iter();
+    service.cache.changed(all.chain(lists.map(Ok))).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

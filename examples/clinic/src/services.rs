@@ -72,7 +72,7 @@ async fn create(
     .bind(new.price)
     .execute(&service.db)
     .await?;
-    service.changed([keys::services(tenant.id)?]).await;
+    service.cache.changed([keys::services(tenant.id)]).await;
     Ok((StatusCode::CREATED, Json(id)))
 }
 
@@ -106,7 +106,7 @@ async fn change(
     if changed.rows_affected() == 0 {
         return Err(Error::NotFound);
     }
-    service.changed([keys::services(tenant.id)?]).await;
+    service.cache.changed([keys::services(tenant.id)]).await;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -8,6 +8,7 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use chrono::{DateTime, Days, NaiveDate, Utc};
+use preheat_client::Key;
 use serde::Deserialize;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, PgPool, Row};
@@ -105,7 +106,7 @@ async fn book(
     let mut connection = service.db.acquire().await?;
     let starts_at = set(&mut connection, tenant, id, Status::Booked).await?;
     drop(connection);
-    service.changed([key(tenant, starts_at)?]).await;
+    service.cache.changed([key(tenant, starts_at)]).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -117,7 +118,7 @@ async fn cancel(
     let mut connection = service.db.acquire().await?;
     let starts_at = set(&mut connection, tenant, id, Status::Open).await?;
     drop(connection);
-    service.changed([key(tenant, starts_at)?]).await;
+    service.cache.changed([key(tenant, starts_at)]).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -139,9 +140,8 @@ async fn postpone(
     let after = set(&mut transaction, tenant, to, Status::Booked).await?;
     transaction.commit().await?;
     let dates = [before, after].map(|starts_at| date(tenant, starts_at));
-    let keys: Result<Vec<_>, _> =
-        BTreeSet::from(dates).into_iter().map(|date| keys::slots(tenant.id, date)).collect();
-    service.changed(keys?).await;
+    let keys = BTreeSet::from(dates).into_iter().map(|date| keys::slots(tenant.id, date));
+    service.cache.changed(keys).await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -150,11 +150,8 @@ fn date(tenant: Tenant, starts_at: DateTime<Utc>) -> NaiveDate {
     starts_at.with_timezone(&tenant.zone).date_naive()
 }
 
-fn key(
-    tenant: Tenant,
-    starts_at: DateTime<Utc>,
-) -> Result<preheat_client::Key<Vec<SlotsRow>>, Error> {
-    Ok(keys::slots(tenant.id, date(tenant, starts_at))?)
+fn key(tenant: Tenant, starts_at: DateTime<Utc>) -> Result<Key<Vec<SlotsRow>>, BadKey> {
+    keys::slots(tenant.id, date(tenant, starts_at))
 }
 
 #[derive(Clone, Copy)]

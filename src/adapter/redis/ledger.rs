@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Value};
 
-use super::{RedisCache, reply};
+use super::RedisCache;
+use super::reply::{self, Failed, Reply};
+use super::server::{OnBreak, Role};
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::domain::manifest::ManifestEntry;
 use crate::domain::reads::READS_KEY;
@@ -22,17 +24,23 @@ use crate::engine::ports::{
 
 impl RedisCache {
     async fn ask(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
-        self.all(&self.questions, commands).await
+        self.all(Role::Questions, commands).await
     }
 
     async fn read_fences(&self, keys: &[String]) -> Result<Vec<Fence>, CacheError> {
-        let replies = self.each(&self.questions, self.look_at_fences(keys)).await?;
-        fences(replies)
+        fences(self.ask(self.look_at_fences(keys)).await?)
     }
 
-    /// Reads the fences with `MGET`: [`FENCES_A_COMMAND`] keys a command.
+    /// Sends commands that must not be done twice for one call: if the connection breaks before
+    /// they are answered, the caller decides whether to call again.
+    async fn each_once(&self, commands: Vec<Cmd>) -> Result<Vec<Reply>, CacheError> {
+        self.route.each(Role::Questions, OnBreak::Fail, &commands).await
+    }
+
+    /// Reads the fences with `MGET`: [`FENCES_A_COMMAND`] keys a command, one on a cluster.
     fn look_at_fences(&self, keys: &[String]) -> Vec<Cmd> {
-        let commands = keys.chunks(FENCES_A_COMMAND).map(|some| {
+        let some = keys.chunks(self.route.keys_a_command(FENCES_A_COMMAND));
+        let commands = some.map(|some| {
             let bytes = some.iter().map(|key| self.prefix.len() + key.len()).sum();
             let mut command = Cmd::with_capacity(1 + some.len(), bytes);
             command.arg("MGET");
@@ -74,12 +82,13 @@ impl RedisCache {
         let keys: Vec<String> = seen.iter().map(|(key, _)| key.clone()).collect();
         // The reads follow the writes on the same connection, in the same round trip.
         commands.extend(self.look_at_fences(&keys));
-        let mut replies = self.each(&self.questions, commands).await?;
+        let mut replies = self.each_once(commands).await?;
         let looks = replies.split_off(starts);
         for reply in &replies {
             is_done_on_fence(reply)?;
         }
-        let fences = fences(looks)?;
+        let looks: Result<_, Failed> = looks.into_iter().collect();
+        let fences = fences(looks?)?;
         let still_missing = keys.iter().zip(&fences).filter(|(_, fence)| **fence == Fence::Missing);
         let replacements: Vec<Cmd> =
             still_missing.map(|(key, _)| self.replace(key, number)).collect();
@@ -92,7 +101,7 @@ impl RedisCache {
 
     async fn move_all(&self, keys: &[String], number: i64) -> Result<(), CacheError> {
         let moves = keys.iter().flat_map(|key| [self.start(key, number), self.on("INCR", key)]);
-        let replies = self.each(&self.questions, moves.collect()).await?;
+        let replies = self.each_once(moves.collect()).await?;
         let mut replacements = Vec::new();
         for (key, replies) in keys.iter().zip(replies.as_chunks::<2>().0) {
             let [start, step] = replies;
@@ -100,10 +109,27 @@ impl RedisCache {
                 replacements.extend([self.replace(key, number), self.on("INCR", key)]);
             }
         }
-        self.ask(replacements).await.map(drop)
+        let replaced: Result<Vec<Value>, Failed> =
+            self.each_once(replacements).await?.into_iter().collect();
+        Ok(replaced.map(drop)?)
     }
 
     async fn read_registry(&self) -> Result<Vec<(String, String)>, CacheError> {
+        const TRIES: usize = 3;
+        for _ in 0..TRIES {
+            let redirections = self.route.redirections();
+            let entries = self.scan_registry().await?;
+            // A cursor means nothing on another server: if the registry moved between two pages,
+            // entries may be missing.
+            if self.route.redirections() == redirections {
+                return Ok(entries);
+            }
+        }
+        let message = "the registry moved between servers while it was read".to_owned();
+        Err(CacheError { kind: CacheErrorKind::Transient, message })
+    }
+
+    async fn scan_registry(&self) -> Result<Vec<(String, String)>, CacheError> {
         // `HSCAN` may return a field more than once.
         let mut entries = HashMap::new();
         let mut cursor = 0;
@@ -123,10 +149,10 @@ impl RedisCache {
 }
 
 /// The fences in the replies to `MGET`s.
-fn fences(replies: Vec<RedisResult<Value>>) -> Result<Vec<Fence>, CacheError> {
+fn fences(replies: Vec<Value>) -> Result<Vec<Fence>, CacheError> {
     let mut fences = Vec::new();
     for reply in replies {
-        fences.extend(reply::fences(reply.map_err(|error| reply::refused(&error))?)?);
+        fences.extend(reply::fences(reply)?);
     }
     Ok(fences)
 }
@@ -134,9 +160,9 @@ fn fences(replies: Vec<RedisResult<Value>>) -> Result<Vec<Fence>, CacheError> {
 /// Whether the server did a command on a fence. `false` means that it refused, because the key does
 /// not hold a number. The caller then replaces the key. That moves the fence for everybody who read
 /// it, and no other command could have moved it.
-fn is_done_on_fence(reply: &RedisResult<Value>) -> Result<bool, CacheError> {
-    let Err(error) = reply else { return Ok(true) };
-    let error = reply::refused(error);
+fn is_done_on_fence(reply: &Reply) -> Result<bool, CacheError> {
+    let Err(failed) = reply else { return Ok(true) };
+    let error = CacheError::from(failed.clone());
     match error.kind {
         CacheErrorKind::WrongType | CacheErrorKind::Refused => Ok(false),
         CacheErrorKind::LeftAlone

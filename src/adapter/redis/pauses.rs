@@ -3,6 +3,7 @@
 use futures::future::BoxFuture;
 use redis::{Cmd, Value};
 
+use super::server::Role;
 use super::{RedisCache, reply};
 use crate::domain::job::JobName;
 use crate::domain::pause::{Pause, Pauses};
@@ -15,7 +16,7 @@ const MARKER: &str = "";
 impl RedisCache {
     async fn read_pauses(&self) -> Result<Option<Pauses>, CacheError> {
         let replies: Vec<Value> =
-            self.all(&self.questions, vec![self.on("HGETALL", PAUSES_KEY)]).await?;
+            self.all(Role::Questions, vec![self.on("HGETALL", PAUSES_KEY)]).await?;
         let mut fields = Vec::new();
         for reply in replies {
             fields.extend(reply::pairs(reply)?);
@@ -64,7 +65,7 @@ impl PauseStore for RedisCache {
                 let command = self.change_of_pause(job, pause.as_ref());
                 commands.push(command.map_err(|error| failed(&error.to_string()))?);
             }
-            let kept = self.all(&self.questions, commands).await;
+            let kept = self.all(Role::Questions, commands).await;
             kept.map(drop).map_err(|error| failed(&error.message))
         })
     }

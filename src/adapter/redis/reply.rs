@@ -5,18 +5,40 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use redis::{ErrorKind, RedisError, RedisResult, Value};
+use redis::{ErrorKind, RedisError, Value};
 
 use crate::domain::fence::Fence;
 use crate::domain::manifest::ManifestEntry;
-use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Size};
+use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Found, KeyResult, Size, Slice};
+
+/// A server's reply to one command.
+pub(super) type Reply = Result<Value, Failed>;
+
+/// Why a command has no reply.
+#[derive(Clone, Debug)]
+pub(super) enum Failed {
+    /// The server refused it.
+    Refused(RedisError),
+    /// The server could not be reached, or the connection to it was lost: the command may have been
+    /// done.
+    Lost(CacheError),
+}
+
+impl From<Failed> for CacheError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Refused(error) => refused(&error),
+            Failed::Lost(error) => error,
+        }
+    }
+}
 
 /// The reply to a `SET`.
-pub(super) fn written(reply: RedisResult<Value>) -> KeyResult {
+pub(super) fn written(reply: Reply) -> KeyResult {
     match reply {
         Ok(Value::Okay) => Ok(()),
         Ok(other) => Err(unexpected(&other)),
-        Err(error) => Err(refused(&error)),
+        Err(failed) => Err(failed.into()),
     }
 }
 
@@ -27,17 +49,17 @@ pub(super) fn count(reply: &Value) -> Result<u64, CacheError> {
 }
 
 /// The reply to an `UNLINK` or `DEL` of one key: whether the key existed.
-pub(super) fn existed(reply: RedisResult<Value>) -> Result<bool, CacheError> {
+pub(super) fn existed(reply: Reply) -> Result<bool, CacheError> {
     match reply {
         Ok(Value::Int(count)) => Ok(count > 0),
         Ok(other) => Err(unexpected(&other)),
-        Err(error) => Err(refused(&error)),
+        Err(failed) => Err(failed.into()),
     }
 }
 
 /// A reply that is text.
-pub(super) fn text(reply: RedisResult<Value>) -> Result<String, CacheError> {
-    let value = reply.map_err(|error| refused(&error))?;
+pub(super) fn text(reply: Reply) -> Result<String, CacheError> {
+    let value = reply?;
     redis::from_redis_value_ref(&value).map_err(|_not_text| unexpected(&value))
 }
 
@@ -81,6 +103,30 @@ pub(super) fn pairs(reply: Value) -> Result<Vec<(String, String)>, CacheError> {
     Ok(pairs.filter_map(pair).collect())
 }
 
+/// The entry of a stream: its id, and its fields.
+pub(super) type StreamEntry = (String, Vec<(String, String)>);
+
+/// The reply to an `XREVRANGE`.
+pub(super) fn stream_entries(reply: Value) -> Result<Vec<StreamEntry>, CacheError> {
+    let entry = |value: Value| {
+        let [id, fields]: [Value; 2] =
+            array(value)?.try_into().map_err(|parts| unexpected(&Value::Array(parts)))?;
+        Ok((text(Ok(id))?, pairs(fields)?))
+    };
+    array(reply)?.into_iter().map(entry).collect()
+}
+
+/// The reply to an `XREAD` of one stream.
+pub(super) fn entries_of_stream(reply: Value) -> Result<Vec<StreamEntry>, CacheError> {
+    if reply == Value::Nil {
+        return Ok(Vec::new());
+    }
+    let Some(stream) = array(reply)?.into_iter().next() else { return Ok(Vec::new()) };
+    let [_key, entries]: [Value; 2] =
+        array(stream)?.try_into().map_err(|parts| unexpected(&Value::Array(parts)))?;
+    stream_entries(entries)
+}
+
 /// The reply to a `ZRANGE … WITHSCORES`: the entries of a manifest.
 pub(super) fn manifest_entries(reply: Value) -> Result<Vec<ManifestEntry>, CacheError> {
     let mut parts = array(reply)?.into_iter();
@@ -109,6 +155,12 @@ pub(super) fn slice(reply: Value) -> Result<(u64, Value), CacheError> {
     Ok((next, slice))
 }
 
+/// The reply to a `SCAN`.
+pub(super) fn page(reply: Value) -> Result<Slice, CacheError> {
+    let (next, keys) = slice(reply)?;
+    Ok(Slice { next, keys: texts(keys)? })
+}
+
 /// The replies to a `GET` and a `PTTL` of one key.
 pub(super) fn found(value: Value, ttl: &Value) -> Result<Option<Found>, CacheError> {
     const GONE: i64 = -2;
@@ -133,22 +185,23 @@ fn array(reply: Value) -> Result<Vec<Value>, CacheError> {
     if let Value::Array(values) = reply { Ok(values) } else { Err(unexpected(&reply)) }
 }
 
-/// The figures in the sections `server`, `memory`, `stats` and `keyspace` of `INFO`; a missing
-/// number counts as 0.
+/// The figures in the sections `server`, `memory`, `stats`, `keyspace` and, if it was asked for,
+/// `replication` of `INFO`; a missing number counts as 0.
 pub(super) fn stats(info: &str) -> CacheStats {
     let value = |name: &str| {
         let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
         pairs.find(|(key, _)| *key == name).map(|(_, value)| value.trim())
     };
     let number = |name: &str| value(name).and_then(|value| value.parse().ok()).unwrap_or_default();
-    let hash = |id: &str| {
+    // The server draws 40 random digits at each start, and another 40 whenever it becomes a primary.
+    let process = |run_id: &str| {
         let mut hasher = DefaultHasher::new();
-        hasher.write(id.as_bytes());
+        hasher.write(run_id.as_bytes());
+        hasher.write(value("master_replid").unwrap_or_default().as_bytes());
         hasher.finish()
     };
     CacheStats {
-        // The server draws 40 random digits at each start.
-        process: value("run_id").map(hash),
+        process: value("run_id").map(process),
         used_memory: number("used_memory"),
         maxmemory: number("maxmemory"),
         hits: number("keyspace_hits"),
@@ -171,8 +224,18 @@ fn keys(info: &str) -> Option<u64> {
 }
 
 /// Whether the server does not know the command.
-pub(super) fn is_unknown_command(error: &RedisError) -> bool {
+pub(super) fn is_unknown_command(reply: &Reply) -> bool {
+    matches!(reply, Err(Failed::Refused(error)) if is_unknown(error))
+}
+
+/// Whether the error says that the server does not know the command.
+pub(super) fn is_unknown(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.to_ascii_lowercase().contains("unknown command"))
+}
+
+/// Whether the server is no node of a cluster.
+pub(super) fn is_no_cluster(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("cluster support disabled"))
 }
 
 /// Whether the server is a replica.
@@ -188,10 +251,13 @@ pub const RIGHTS: &str = "~preheat:* +get +set +del +unlink +mget +strlen +incr 
                           +pexpire +exists +scan +hset +hdel +hmget +hgetall +hscan +zadd +zrange \
                           +zremrangebyscore +info +ping +select";
 
+/// The rights that a Redis user needs besides [`RIGHTS`] on a Redis Cluster.
+pub const CLUSTER_RIGHTS: &str = "+cluster|slots +cluster|info +asking";
+
 fn rights_hint() -> String {
     format!(
         "the user needs `{RIGHTS}`, and `~…` for the keys of each job; where `cache.prefix` is set, it \
-         goes before the keys"
+         goes before the keys; on a Redis Cluster the user needs `{CLUSTER_RIGHTS}` as well"
     )
 }
 
@@ -200,7 +266,9 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
     let code = error.code().unwrap_or("ERR");
     let detail = error.detail().unwrap_or_default();
     let kind = match code {
-        "LOADING" | "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "BUSY" => CacheErrorKind::Transient,
+        "LOADING" | "TRYAGAIN" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS" | "BUSY" => {
+            CacheErrorKind::Transient
+        }
         "OOM" => CacheErrorKind::Full,
         "READONLY" => CacheErrorKind::ReadOnly,
         "MOVED" | "ASK" => CacheErrorKind::Moved,
@@ -217,6 +285,10 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
     } else {
         let hint = match code {
             "NOPERM" => format!("; hint: {}", rights_hint()),
+            "MOVED" | "ASK" => "; hint: the server is a node of a Redis Cluster: write \
+                                `redis+cluster://` in place of `redis://`, and all its nodes, as in \
+                                `redis+cluster://host1,host2,host3`"
+                .to_owned(),
             "NOAUTH" => "; hint: the server wants a password: write it into the URL, as in \
                          `redis://:password@host`"
                 .to_owned(),
@@ -232,7 +304,7 @@ pub(super) fn is_not_ready(error: &RedisError) -> bool {
     error.code() == Some("NOAUTH") || refused(error).kind == CacheErrorKind::Transient
 }
 
-fn unexpected(value: &Value) -> CacheError {
+pub(super) fn unexpected(value: &Value) -> CacheError {
     // The value may be confidential, so the message gives only its type.
     let kind = if *value == Value::Nil {
         "nothing"
@@ -252,7 +324,7 @@ mod tests {
     #[track_caller]
     fn check(line: &str, kind: CacheErrorKind, message: &str) {
         let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
-        let reply = value.extract_error();
+        let reply = value.extract_error().map_err(Failed::Refused);
         let found = written(reply).unwrap_err();
         assert_eq!(found, CacheError { kind, message: message.to_owned() }, "{line}");
     }
@@ -273,6 +345,7 @@ mod tests {
             ("TRYAGAIN Multiple keys request during rehashing of slot", Transient),
             ("MASTERDOWN Link with MASTER is down", Transient),
             ("CLUSTERDOWN The cluster is down", Transient),
+            ("NOREPLICAS Not enough good replicas to write.", Transient),
             ("BUSY Redis is busy running a script.", Transient),
             ("MISCONF Errors writing to the AOF file", Refused),
             ("ERR something new", Refused),
@@ -281,6 +354,12 @@ mod tests {
         for (line, kind) in cases {
             let hint = match line.split(' ').next() {
                 Some("NOPERM") => format!("; hint: {}", rights_hint()),
+                Some("MOVED" | "ASK") => {
+                    "; hint: the server is a node of a Redis Cluster: write `redis+cluster://` in \
+                     place of `redis://`, and all its nodes, as in \
+                     `redis+cluster://host1,host2,host3`"
+                        .to_owned()
+                }
                 Some("NOAUTH") => {
                     "; hint: the server wants a password: write it into the URL, as in \
                                `redis://:password@host`"
@@ -320,6 +399,9 @@ mod tests {
         assert_eq!(found, expected);
         assert!(process.is_some());
         assert_ne!(stats("run_id:5d3e").process, process);
+        let term =
+            |id: &str| stats(&format!("{info}\n# Replication\r\nmaster_replid:{id}")).process;
+        assert!(term("8c1") == term("8c1") && term("8c1") != term("8c2"));
         assert_eq!(stats("nothing of it"), CacheStats::default());
         assert_eq!(stats("# Keyspace\r\n").keys, Some(0));
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::{Host, Parts, UrlProblem, decoded, host, pairs, scheme};
+use super::{Host, Parts, UrlProblem, decoded, host, pairs, scheme, split};
 
 /// Where the cache is, and how to connect to it.
 pub struct CacheUrl {
@@ -15,44 +15,92 @@ pub struct CacheUrl {
     pub user: Option<String>,
     /// The user's password.
     pub password: Option<SecretString>,
+    /// The user to log in to the Sentinels as.
+    pub sentinel_user: Option<String>,
+    /// The password of that user.
+    pub sentinel_password: Option<SecretString>,
     /// The number of the database.
     pub database: u32,
     /// Whether the connection uses RESP3 instead of RESP2.
     pub is_resp3: bool,
 }
 
-/// Where the server is.
+/// Where the cache is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheAddress {
-    /// At a TCP port.
+    /// One server, at a TCP port.
     Tcp {
-        /// The host's name or IP address, without brackets.
-        host: String,
-        /// The port.
-        port: u16,
+        /// The server.
+        endpoint: Endpoint,
         /// Whether the connection uses TLS.
         tls: bool,
     },
-    /// At this Unix socket.
+    /// One server, at this Unix socket.
     Socket(PathBuf),
+    /// A Redis Cluster.
+    Cluster {
+        /// Some of its nodes, at least one. Any of them can name the others.
+        nodes: Vec<Endpoint>,
+        /// Whether the connections to the nodes use TLS.
+        tls: bool,
+    },
+    /// The primary that Sentinels watch.
+    Sentinel {
+        /// The Sentinels, at least one.
+        sentinels: Vec<Endpoint>,
+        /// The name under which they watch it.
+        service: String,
+        /// Whether the connections to the Sentinels and to the primary use TLS.
+        tls: bool,
+    },
 }
 
-impl CacheAddress {
-    const PORT: u16 = 6379;
+/// A TCP port of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// The host's name or IP address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// The port of a Redis server whose URL gives none.
+    const SERVER_PORT: u16 = 6379;
+    /// The port of a Sentinel whose URL gives none.
+    const SENTINEL_PORT: u16 = 26379;
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 impl fmt::Display for CacheAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |endpoints: &[Endpoint]| {
+            endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        };
         match self {
-            Self::Tcp { host, port, .. } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port, .. } => write!(f, "{host}:{port}"),
+            Self::Tcp { endpoint, .. } => endpoint.fmt(f),
             Self::Socket(path) => path.display().fmt(f),
+            Self::Cluster { nodes, .. } => f.write_str(&list(nodes)),
+            Self::Sentinel { sentinels, service, .. } => {
+                write!(f, "{}/{service}", list(sentinels))
+            }
         }
     }
 }
 
 /// Parameters of other clients, each with the text that says what to write instead.
-const REFUSED: [(&[&str], &str); 8] = [
+const REFUSED: [(&[&str], &str); 10] = [
+    (&["sentinel_user", "sentinel_pass"], "leave it out: it is for a URL with `redis+sentinel://`"),
+    (
+        &["sentinel_username", "sentinel_password", "sentinelUsername", "sentinelPassword"],
+        "write `sentinel_user` and `sentinel_pass`",
+    ),
     (
         &["ssl_cert_reqs"],
         "leave it out; `[cache] verify = false` is for a server whose certificate cannot be verified",
@@ -76,6 +124,18 @@ const REFUSED: [(&[&str], &str); 8] = [
 ];
 
 impl CacheUrl {
+    /// What the URL may begin with.
+    pub const SCHEMES: [&str; 8] = [
+        "redis",
+        "rediss",
+        "redis+unix",
+        "unix",
+        "redis+cluster",
+        "rediss+cluster",
+        "redis+sentinel",
+        "rediss+sentinel",
+    ];
+
     /// Parses the URL of a cache, or returns its problems.
     pub fn parse(text: &str) -> Result<Self, Vec<UrlProblem>> {
         Self::read(text.trim()).map_err(|problem| vec![problem])
@@ -88,6 +148,10 @@ impl CacheUrl {
             "redis" => tcp(&parts, false)?,
             "rediss" => tcp(&parts, true)?,
             "redis+unix" | "unix" => socket(&parts)?,
+            "redis+cluster" => cluster(&parts, false)?,
+            "rediss+cluster" => cluster(&parts, true)?,
+            "redis+sentinel" => sentinel(&parts, false)?,
+            "rediss+sentinel" => sentinel(&parts, true)?,
             "http" | "https" => return Err(rest_address(scheme, &parts)),
             _ => return Err(UrlProblem::Scheme { found: scheme.to_owned(), hint: None }),
         };
@@ -103,12 +167,23 @@ impl CacheUrl {
             let text = text.map_or(Ok(String::new()), decoded)?;
             Ok(Some(text).filter(|text| !text.is_empty()))
         };
-        let is_socket = matches!(address, CacheAddress::Socket(_));
+        let path = parts.path.trim_matches('/');
+        let path = match &address {
+            CacheAddress::Tcp { .. } | CacheAddress::Cluster { .. } => path,
+            CacheAddress::Socket(_) => "",
+            CacheAddress::Sentinel { .. } => split(path, '/').1.unwrap_or_default(),
+        };
         let password = some(parts.password)?.map(SecretString::from);
-        let path = if is_socket { "" } else { parts.path.trim_matches('/') };
         let database = number(path, "the database is a number, as in `redis://host:6379/2`")?;
-        let mut url =
-            Self { address, user: some(parts.user)?, password, database, is_resp3: false };
+        let mut url = Self {
+            address,
+            user: some(parts.user)?,
+            password,
+            sentinel_user: None,
+            sentinel_password: None,
+            database,
+            is_resp3: false,
+        };
         let (pairs, problems) = pairs(parts.query);
         if let Some(problem) = problems.into_iter().next() {
             return Err(problem);
@@ -116,15 +191,24 @@ impl CacheUrl {
         for (name, value) in pairs {
             url.apply(&name, value)?;
         }
+        if matches!(url.address, CacheAddress::Cluster { .. }) && url.database != 0 {
+            let hint = "leave the number out: a Redis Cluster has only database 0";
+            return Err(UrlProblem::part("the database cannot be chosen", hint));
+        }
         Ok(url)
     }
 
     fn apply(&mut self, name: &str, value: String) -> Result<(), UrlProblem> {
-        let known = ["db", "user", "pass", "protocol"];
+        let known = ["db", "user", "pass", "protocol", "sentinel_user", "sentinel_pass"];
+        let is_sentinel = matches!(self.address, CacheAddress::Sentinel { .. });
         match name {
             "db" => self.database = number(&value, "the database is a number: `?db=2`")?,
             "user" => self.user = Some(value),
             "pass" => self.password = Some(SecretString::from(value)),
+            "sentinel_user" if is_sentinel => self.sentinel_user = Some(value),
+            "sentinel_pass" if is_sentinel => {
+                self.sentinel_password = Some(SecretString::from(value));
+            }
             "protocol" => {
                 self.is_resp3 = match value.as_str() {
                     "2" | "resp2" => false,
@@ -157,11 +241,41 @@ impl fmt::Debug for CacheUrl {
 }
 
 fn tcp(parts: &Parts<'_>, tls: bool) -> Result<CacheAddress, UrlProblem> {
-    let Host { name: host, port } = host(parts.hosts)?;
-    if host.is_empty() {
-        return Err(UrlProblem::unreadable("name the host, as in `redis://host:6379`"));
+    let mut endpoints = endpoints(parts.hosts, Endpoint::SERVER_PORT)?;
+    let one = endpoints.pop().filter(|_| endpoints.is_empty());
+    let Some(endpoint) = one else {
+        let hint = "several hosts are the nodes of a Redis Cluster, `redis+cluster://h1,h2,h3`, or \
+                    Sentinels, `redis+sentinel://h1,h2,h3/service`";
+        return Err(UrlProblem::unreadable(hint));
+    };
+    Ok(CacheAddress::Tcp { endpoint, tls })
+}
+
+fn cluster(parts: &Parts<'_>, tls: bool) -> Result<CacheAddress, UrlProblem> {
+    Ok(CacheAddress::Cluster { nodes: endpoints(parts.hosts, Endpoint::SERVER_PORT)?, tls })
+}
+
+fn sentinel(parts: &Parts<'_>, tls: bool) -> Result<CacheAddress, UrlProblem> {
+    let sentinels = endpoints(parts.hosts, Endpoint::SENTINEL_PORT)?;
+    let service = decoded(split(parts.path.trim_start_matches('/'), '/').0)?;
+    if service.is_empty() {
+        let hint = "name the service that the Sentinels watch, as in \
+                    `redis+sentinel://h1,h2,h3/service`";
+        return Err(UrlProblem::unreadable(hint));
     }
-    Ok(CacheAddress::Tcp { host, port: port.unwrap_or(CacheAddress::PORT), tls })
+    Ok(CacheAddress::Sentinel { sentinels, service, tls })
+}
+
+/// The hosts of a URL, separated by commas.
+fn endpoints(hosts: &str, default_port: u16) -> Result<Vec<Endpoint>, UrlProblem> {
+    let endpoint = |text: &str| {
+        let Host { name: host, port } = host(text)?;
+        if host.is_empty() {
+            return Err(UrlProblem::unreadable("name the host, as in `redis://host:6379`"));
+        }
+        Ok(Endpoint { host, port: port.unwrap_or(default_port) })
+    };
+    hosts.split(',').map(endpoint).collect()
 }
 
 fn socket(parts: &Parts<'_>) -> Result<CacheAddress, UrlProblem> {

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 
 use super::spelling::nearest;
 
-pub use cache::{CacheAddress, CacheUrl};
+pub use cache::{CacheAddress, CacheUrl, Endpoint};
 pub use database::{DatabaseUrl, Roots, Tls};
 pub use parameter::{ParameterNote, ServerRole, TlsMode, parameters};
 

@@ -1,10 +1,11 @@
 //! Data that change while they are loaded, and invalidation.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use preheat_client::Key;
+use preheat_client::{Key, Problem};
 
-use crate::support::{HOUR, Loader, cache, eventually, eye, redis, services, services_of};
+use crate::support::{HOUR, Loader, builder, cache, eventually, eye, redis, services, services_of};
 
 const FENCE: &str = "preheat:fence:42";
 const LOWEST_START: u64 = 1 << 40;
@@ -91,6 +92,50 @@ async fn a_server_that_forgot_the_scripts_gets_them_again() {
     read.await.unwrap();
     assert_eq!(eye.get("services:42").await.unwrap(), r#"["X-ray"]"#);
     assert!(cache.stats().problems.is_empty(), "{:?}", cache.stats().problems);
+}
+
+/// A text that makes no key.
+#[derive(Debug)]
+struct BadKey;
+
+impl std::fmt::Display for BadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("`category` is empty")
+    }
+}
+
+impl std::error::Error for BadKey {}
+
+#[tokio::test]
+async fn a_change_removes_all_keys_but_those_that_are_none_and_never_fails() {
+    let redis = redis();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let list = Arc::clone(&told);
+    let listener = move |problem, error: &(dyn std::error::Error + 'static)| {
+        list.lock().unwrap().push((problem, error.to_string()));
+    };
+    let cache = builder(&redis).await.on_problem(listener).build();
+    let mut eye = eye(&redis).await;
+    let loader = Loader::new();
+    for tenant in ["41", "42", "43"] {
+        loader.read(&cache, services_of(tenant), &["old"]).await;
+    }
+    assert!(cache.changed([services_of("43")]).await);
+    assert!(told.lock().unwrap().is_empty());
+    let built = [Ok(services_of("41")), Err(BadKey), Ok(services_of("42"))];
+    assert!(!cache.changed(built).await, "something may be old");
+    for tenant in ["41", "42", "43"] {
+        assert_eq!(eye.get(&format!("services:{tenant}")).await, None);
+    }
+    assert_eq!(*told.lock().unwrap(), [(Problem::Key, BadKey.to_string())]);
+    assert_eq!(cache.stats().problems[&Problem::Key], 1);
+    assert!(cache.changed(Vec::<Key<String>>::new()).await);
+
+    let off = builder(&redis).await.enabled(false).build();
+    redis.kill();
+    assert!(!cache.changed([services()]).await);
+    assert_ne!(cache.stats().problems.get(&Problem::Connection), None);
+    assert!(off.changed([services()]).await);
 }
 
 #[tokio::test]

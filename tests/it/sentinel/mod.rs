@@ -1,0 +1,4 @@
+//! A cache whose primary is found through Sentinels, and fails over.
+
+mod failover;
+mod finds;
