@@ -4,10 +4,12 @@
 //! Nothing else reads the environment. All problems are found at once: see [`ConfigError`].
 
 mod environment;
+mod fleet;
 mod layer;
 mod problem;
 mod reader;
 mod setting;
+mod text;
 mod traces;
 
 use std::net::SocketAddr;
@@ -19,13 +21,15 @@ use chrono_tz::Tz;
 use secrecy::{ExposeSecret, SecretString};
 
 pub use self::environment::Environment;
+pub use self::fleet::{Fleet, FleetShares};
 use self::layer::Layers;
 pub use self::problem::{ConfigError, Origin, Problem};
 use self::reader::Reader;
 pub use self::setting::{InUse, Setting};
+use self::text::{base_path, column_name, header_name, visible_ascii};
 pub use self::traces::Traces;
 use crate::domain::job::Share;
-use crate::domain::network::{Network, is_base_path};
+use crate::domain::network::Network;
 use crate::domain::server_url::{CacheUrl, DatabaseUrl};
 
 /// All settings.
@@ -57,6 +61,8 @@ pub struct Settings {
     pub audit: Audit,
     /// `[changes]`
     pub changes: Changes,
+    /// `[fleet]`
+    pub fleet: Fleet,
     /// Traces of runs.
     pub traces: Traces,
     /// All settings of the file, with where their values come from.
@@ -333,6 +339,7 @@ impl Settings {
             history: History::read(read),
             audit: Audit::read(read),
             changes: Changes::read(read),
+            fleet: Fleet::read(read),
             traces: layers.traces(),
             in_use: read.in_use(),
         }
@@ -467,10 +474,10 @@ impl Cache {
         Self {
             url: read.url(
                 "cache.url",
-                &["redis", "rediss", "redis+unix", "unix"],
-                "The cache: `redis://`, `rediss://` (TLS) or `redis+unix://`, with user, password \
-                 and database number as needed. `REDIS_URL` is honoured too, and so is \
-                 `UPSTASH_REDIS_URL` if nothing else is set",
+                &CacheUrl::SCHEMES,
+                "The cache: `redis://`, `rediss://` (TLS), `redis+unix://`, `redis+cluster://` (Redis Cluster) \
+                 or `redis+sentinel://`, with user and password as needed. `REDIS_URL` is honoured too, \
+                 and so is `UPSTASH_REDIS_URL` if nothing else is set",
                 CacheUrl::parse,
             ),
             ca: read.path(
@@ -714,30 +721,6 @@ impl Changes {
                 DatabaseUrl::parse,
             ),
         }
-    }
-}
-
-fn visible_ascii(token: &str) -> Result<(), &'static str> {
-    let visible = token.bytes().all(|byte| byte.is_ascii_graphic());
-    if visible { Ok(()) } else { Err("visible ASCII characters without a space") }
-}
-
-fn header_name(text: &str) -> Result<(), &'static str> {
-    let is_right = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    if !text.is_empty() && text.bytes().all(is_right) { Ok(()) } else { Err("a header's name") }
-}
-
-fn base_path(text: &str) -> Result<(), &'static str> {
-    if is_base_path(text) { Ok(()) } else { Err("a path such as `/preheat`, or nothing") }
-}
-
-fn column_name(text: &str) -> Result<(), &'static str> {
-    let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
-    let starts = text.bytes().next().is_some_and(letter);
-    if starts && text.bytes().all(|byte| letter(byte) || byte.is_ascii_digit()) {
-        Ok(())
-    } else {
-        Err("a column name of letters, digits and `_`")
     }
 }
 

@@ -19,6 +19,7 @@ use crate::domain::duration;
 use crate::domain::job::Share;
 use crate::domain::network::Network;
 use crate::domain::server_url::UrlProblem;
+use crate::domain::share::{SHARES, Shares};
 use crate::domain::{size, spelling};
 
 /// The allowed form of an address.
@@ -85,6 +86,13 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// Refuses the value of a setting because of another setting.
+    pub(super) fn refuse(&mut self, key: &'static str, why: &str, hint: &str) {
+        let origin = self.layers.find(key).map_or(Origin::Unset, |(_, origin)| origin);
+        let message = format!("setting `{key}`: {why}");
+        self.problems.push(Problem { origin, message, hint: Some(hint.to_owned()) });
+    }
+
     pub(super) fn number(
         &mut self,
         key: &'static str,
@@ -99,6 +107,42 @@ impl<'a> Reader<'a> {
             number.filter(|number| range.contains(number)).ok_or_else(|| found.refused())
         });
         read.unwrap_or(default)
+    }
+
+    pub(super) fn optional_number(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u32>,
+        help: &'static str,
+    ) -> Option<u32> {
+        let allowed = format!("a whole number from {} to {}", range.start(), range.end());
+        self.declare(key, allowed, None, help);
+        self.read(|found| {
+            let number = found.number().and_then(|number| u32::try_from(number).ok());
+            number.filter(|number| range.contains(number)).ok_or_else(|| found.refused())
+        })
+    }
+
+    /// The part of the tenants of one of several replicas, as in `2/5`.
+    pub(super) fn part(&mut self, key: &'static str, help: &'static str) -> Option<Shares> {
+        let allowed = format!(
+            "a replica's number from 0 on, and the number of replicas up to {SHARES}, as in `\"2/5\"`"
+        );
+        self.declare(key, allowed, None, help);
+        self.read(|found| {
+            let text = found.text().unwrap_or_default();
+            let numbers = text.split_once('/').and_then(|(replica, of)| {
+                Some((replica.trim().parse::<u8>().ok()?, of.trim().parse::<u8>().ok()?))
+            });
+            let part = numbers.and_then(|(replica, of)| Shares::part(replica, of));
+            part.ok_or_else(|| {
+                let past_the_end = numbers.filter(|(replica, of)| *replica >= *of && *of > 0);
+                let hint = past_the_end.map(|(_, of)| {
+                    format!("replicas are numbered from 0, so the last one is `{}/{of}`", of - 1)
+                });
+                Refused { hint, ..found.refused() }
+            })
+        })
     }
 
     pub(super) fn count(

@@ -5,8 +5,12 @@
 
 use std::fmt;
 use std::ops::{BitAnd, BitOr, Sub};
+use std::sync::Arc;
 
-use super::job::JobName;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::job::{Job, JobName, Scope};
+use super::tenant::Tenants;
 
 /// How many shares there are: more than replicas, so that parts are even, and few enough to lease one by one.
 pub const SHARES: u8 = 64;
@@ -35,9 +39,8 @@ impl Share {
     }
 
     fn of(text: &str) -> Self {
-        // FNV-1a. Its last bits alone are uneven for texts that differ in their last byte, so all bits are used.
-        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        let hash = text.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, step);
+        // The last bits alone are uneven for texts that differ in their last byte, so all bits are used.
+        let hash = fnv(text.bytes());
         let folded = hash ^ (hash >> 32) ^ (hash >> 16);
         Self(u8::try_from(folded % u64::from(SHARES)).unwrap_or_default())
     }
@@ -52,6 +55,12 @@ impl fmt::Display for Share {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// FNV-1a: a hash that is the same on every replica and version.
+pub(super) fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
+    let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    bytes.fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 /// A set of shares.
@@ -81,6 +90,18 @@ impl Shares {
         exists.then(|| (0..SHARES).filter(|share| share % of == replica).map(Share).collect())
     }
 
+    /// The set that this text shows, as [`Display`](fmt::Display) writes it; `None` if it shows none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let number = |text: &str| text.parse().ok().and_then(Share::new);
+        let range = |text: &str| {
+            let (first, last) = text.split_once('-').unwrap_or((text, text));
+            let (Share(first), Share(last)) = (number(first)?, number(last)?);
+            (first <= last).then(|| (first..=last).map(Share).collect::<Self>())
+        };
+        let ranges = text.split(", ").filter(|range| !range.is_empty());
+        ranges.map(range).try_fold(Self::NONE, |all, some| Some(all | some?))
+    }
+
     /// Whether the share is in it.
     pub fn has(self, share: Share) -> bool {
         self.0 & (1 << share.0) != 0
@@ -89,6 +110,28 @@ impl Shares {
     /// Whether all these shares are in it.
     pub fn has_all(self, others: Self) -> bool {
         others.0 & !self.0 == 0
+    }
+
+    /// Whether a tenant's share is in it.
+    pub fn has_tenant(self, id: &str) -> bool {
+        self == Self::ALL || self.has(Share::of_tenant(id))
+    }
+
+    /// Those of them that a job has work in: a global job has work in its own share alone.
+    #[must_use]
+    pub fn of_job(self, job: &Job) -> Self {
+        match job.scope {
+            Scope::Tenants => self,
+            Scope::Global => self & Share::of_job(&job.name).into(),
+        }
+    }
+
+    /// The tenants of a list whose shares are in it.
+    pub fn only(self, list: Arc<Tenants>) -> Arc<Tenants> {
+        if self == Self::ALL {
+            return list;
+        }
+        Arc::new(list.only(|tenant| self.has_tenant(tenant.id())))
     }
 
     /// Whether it has no share.
@@ -162,6 +205,20 @@ impl fmt::Display for Shares {
     }
 }
 
+impl Serialize for Shares {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'d> Deserialize<'d> for Shares {
+    fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let message = || serde::de::Error::custom(format!("`{text}` is no set of shares"));
+        Self::parse(&text).ok_or_else(message)
+    }
+}
+
 impl fmt::Debug for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shares({self})")
@@ -221,6 +278,10 @@ mod tests {
             [(&[][..], ""), (&[0], "0"), (&[0, 1, 2, 3, 7], "0-3, 7"), (&[1, 62, 63], "1, 62-63")]
         {
             assert_eq!(shares(numbers).to_string(), shown);
+            assert_eq!(Shares::parse(shown), Some(shares(numbers)));
+        }
+        for text in ["64", "3-1", "1-", "-1", "a", "1,2", "1 2", "0-99"] {
+            assert_eq!(Shares::parse(text), None, "{text}");
         }
         assert_eq!(Shares::ALL.to_string(), "0-63");
         assert!(Shares::ALL.has_all(shares(&[3])) && !shares(&[3]).has_all(shares(&[3, 4])));

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 /// An idle connection is closed after this time.
@@ -32,11 +32,16 @@ pub(super) trait Pooled {
 pub(super) struct Pool<L> {
     /// One for each connection that may be in use, or being made.
     permits: Arc<Semaphore>,
-    most: u32,
     state: Mutex<State<L>>,
+    /// Notified when idle connections are to be closed.
+    shrunk: Notify,
 }
 
 struct State<L> {
+    /// How many connections are allowed.
+    most: u32,
+    /// How many places must not be used again, since fewer connections are allowed than were.
+    surplus: u32,
     /// How many places are taken, those among them that were given away.
     in_use: u32,
     /// How many places were given away.
@@ -71,10 +76,34 @@ pub(super) enum Found<L> {
 
 impl<L: Pooled> Pool<L> {
     pub(super) fn new(most: u32) -> Self {
-        let permits = Semaphore::new(usize::try_from(most).unwrap_or(usize::MAX));
+        let permits = Semaphore::new(whole(most));
         let (idle, permits) = (Vec::new(), Arc::new(permits));
-        let state = State { in_use: 0, given_away: 0, idle, is_closed: false };
-        Self { permits, most, state: Mutex::new(state) }
+        let state = State { most, surplus: 0, in_use: 0, given_away: 0, idle, is_closed: false };
+        Self { permits, state: Mutex::new(state), shrunk: Notify::new() }
+    }
+
+    /// From now on at most this many connections are allowed. Those in use are closed when their users give them back.
+    pub(super) fn set_most(&self, most: u32) {
+        let mut state = self.state();
+        let (more, fewer) = (most.saturating_sub(state.most), state.most.saturating_sub(most));
+        state.most = most;
+        let kept = state.surplus.min(more);
+        state.surplus -= kept;
+        self.permits.add_permits(whole(more - kept));
+        let unused = self.permits.forget_permits(whole(fewer));
+        state.surplus += fewer - u32::try_from(unused).unwrap_or(u32::MAX).min(fewer);
+        drop(state);
+        self.shrunk.notify_one();
+    }
+
+    /// How many connections are allowed.
+    pub(super) fn most(&self) -> u32 {
+        self.state().most
+    }
+
+    /// Ends after the limit was lowered.
+    pub(super) async fn shrunk(&self) {
+        self.shrunk.notified().await;
     }
 
     /// Waits for a place; `None` once the pool is closed.
@@ -89,22 +118,31 @@ impl<L: Pooled> Pool<L> {
         let mut state = self.state();
         state.given_away -= 1;
         state.in_use -= 1;
-        self.permits.add_permits(1);
+        if !state.is_surplus() {
+            self.permits.add_permits(1);
+        }
     }
 
-    /// Takes out the connections that have been idle or open for too long.
+    /// Takes out the connections that have been idle or open for too long, and those that are too many.
     pub(super) fn expired(&self, now: Instant) -> Vec<L> {
         let mut state = self.state();
+        let too_many = state.open().saturating_sub(u64::from(state.most));
+        let too_many = usize::try_from(too_many).unwrap_or(usize::MAX).min(state.idle.len());
+        let mut expired: Vec<L> = state.idle.drain(..too_many).map(|idle| idle.link).collect();
         let is_old = |idle: &mut Idle<L>| {
             now - idle.since >= LONGEST_IDLE || now - idle.made_at >= LONGEST_LIFE
         };
-        state.idle.extract_if(.., is_old).map(|idle| idle.link).collect()
+        expired.extend(state.idle.extract_if(.., is_old).map(|idle| idle.link));
+        expired
     }
 
     /// Gives out no more places, waits until those in use are given back, but not longer than `patience`, and
     /// takes out the idle connections. A connection that comes back later is closed.
     pub(super) async fn close(&self, patience: Duration) -> Vec<L> {
-        let given_out = self.most - self.state().given_away;
+        let given_out = {
+            let state = self.state();
+            state.most.saturating_sub(state.given_away)
+        };
         drop(timeout(patience, self.permits.acquire_many(given_out)).await);
         self.permits.close();
         let mut state = self.state();
@@ -123,6 +161,20 @@ impl<L: Pooled> Pool<L> {
     }
 }
 
+impl<L> State<L> {
+    /// How many connections are open, or being made.
+    fn open(&self) -> u64 {
+        u64::from(self.in_use) + self.idle.len() as u64
+    }
+
+    /// Whether the place that is left just now must not be used again.
+    fn is_surplus(&mut self) -> bool {
+        let is_surplus = self.surplus > 0;
+        self.surplus -= u32::from(is_surplus);
+        is_surplus
+    }
+}
+
 impl<L: Pooled> Place<L> {
     /// The connection of this kind that was used last, or room for a new one.
     pub(super) fn find(&mut self, kind: Kind) -> Found<L> {
@@ -133,16 +185,15 @@ impl<L: Pooled> Place<L> {
             return Found::Idle(link);
         }
         self.made_at = now();
-        let open = u64::from(state.in_use) + state.idle.len() as u64;
-        let is_full = open > u64::from(self.pool.most);
+        let is_full = state.open() > u64::from(state.most) && !state.idle.is_empty();
         Found::Room(is_full.then(|| state.idle.remove(0).link))
     }
 
-    /// Keeps a connection for the next user; returns it if the pool has closed.
+    /// Keeps a connection for the next user; returns it if the pool has closed, or if the connection is one too many.
     pub(super) fn give_back(mut self, link: L) -> Option<L> {
         let pool = Arc::clone(&self.pool);
         let mut state = pool.state();
-        if state.is_closed {
+        if state.is_closed || state.surplus > 0 {
             return Some(link);
         }
         // Both at once, so that the connection is never counted twice.
@@ -164,11 +215,17 @@ impl<L: Pooled> Place<L> {
 
 impl<L> Drop for Place<L> {
     fn drop(&mut self) {
-        if self.permit.is_some() {
-            let mut state = self.pool.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.in_use -= 1;
+        let Some(permit) = self.permit.take() else { return };
+        let mut state = self.pool.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.in_use -= 1;
+        if state.is_surplus() {
+            permit.forget();
         }
     }
+}
+
+fn whole(places: u32) -> usize {
+    usize::try_from(places).unwrap_or(usize::MAX)
 }
 
 #[expect(clippy::disallowed_methods, reason = "only compared with another such moment")]
@@ -290,6 +347,39 @@ mod tests {
         assert!(pool.place().await.is_none());
         assert_eq!(used.give_back(Link(Kind::Sqlx, 2)), Some(Link(Kind::Sqlx, 2)));
         assert_eq!(pool.counts(), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_lower_limit_closes_what_is_idle_at_once_and_the_rest_when_it_is_given_back() {
+        let pool = Arc::new(Pool::new(4));
+        let mut places = Vec::new();
+        for number in 0..4 {
+            let mut place = pool.place().await.unwrap();
+            room(place.find(Kind::Own));
+            places.push((place, Link(Kind::Own, number)));
+        }
+        let (place, link) = places.pop().unwrap();
+        assert_eq!(place.give_back(link), None);
+        pool.set_most(1);
+        assert_eq!(pool.expired(now()), [Link(Kind::Own, 3)]);
+        let (place, link) = places.pop().unwrap();
+        assert_eq!(place.give_back(link), Some(Link(Kind::Own, 2)));
+        pool.set_most(2);
+        let (place, link) = places.pop().unwrap();
+        assert_eq!(place.give_back(link), None);
+        assert_eq!(pool.counts(), (1, 1));
+        let second = pool.place().await.unwrap();
+        assert!(timeout(Duration::from_millis(5), pool.place()).await.is_err());
+        drop(second);
+
+        pool.set_most(0);
+        assert_eq!(pool.expired(now()), [Link(Kind::Own, 1)]);
+        drop(places);
+        assert_eq!(pool.counts(), (0, 0));
+        assert!(timeout(Duration::from_millis(5), pool.place()).await.is_err());
+        pool.set_most(1);
+        drop(pool.place().await.unwrap());
+        assert!(pool.place().await.is_some(), "a place that was left can be used again");
     }
 
     /// Whatever the clients do, the connections that are open are never more than allowed.

@@ -1,5 +1,6 @@
 //! The engine's interface for the rest of the worker: request runs, look at runs, read status and health.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::status::{ActiveRun, Health, Rejections, Status};
 use crate::domain::change::Changed;
-use crate::domain::job::{JobName, Jobs};
+use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::pause::Pauses;
 use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
@@ -19,6 +20,7 @@ pub use crate::engine::ports::{Beside, HistoryError};
 use crate::engine::run::not_warm::Owner;
 use crate::engine::run::recent::Recent;
 use crate::engine::run::record::Records;
+pub use crate::engine::run::record::RunPage;
 
 /// The handle to the engine. Cheap to clone.
 #[derive(Clone)]
@@ -28,7 +30,32 @@ pub struct Handle {
     pub(crate) beats: Arc<super::health::Beats>,
     pub(crate) records: Arc<Records>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Where requests go, if the worker is a member of a fleet.
+    fleet: Option<FleetRuns>,
 }
+
+/// The runs that are requested of a fleet: a task beside the engine shares them out.
+#[derive(Clone)]
+pub struct FleetRuns {
+    pub(crate) ask: mpsc::Sender<FleetAsk>,
+    pub(crate) runs: watch::Receiver<FleetRunViews>,
+}
+
+/// A notice after each change of a run.
+pub struct RunChanges {
+    status: watch::Receiver<Arc<Status>>,
+    fleet: Option<watch::Receiver<FleetRunViews>>,
+}
+
+/// A request of a fleet, on its way to the task.
+pub(crate) struct FleetAsk {
+    pub(crate) request: RunRequest,
+    pub(crate) asker: Asker,
+    pub(crate) reply: oneshot::Sender<Result<Vec<Ticket>, RequestError>>,
+}
+
+/// Runs that were requested of a fleet, by their ids.
+pub(crate) type FleetRunViews = Arc<BTreeMap<RunId, RunView>>;
 
 /// A request for runs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -47,11 +74,13 @@ pub struct Asker {
     pub by: Option<Who>,
     /// The trace that their request belongs to.
     pub parent: Option<TraceParent>,
+    /// When they asked the fleet for it; the worker then runs what is its own. `None` if they ask this worker alone.
+    pub asked_at: Option<DateTime<Utc>>,
 }
 
 impl From<Who> for Asker {
     fn from(by: Who) -> Self {
-        Self { by: Some(by), parent: None }
+        Self { by: Some(by), ..Self::default() }
     }
 }
 
@@ -88,6 +117,9 @@ pub enum RequestError {
     /// The worker is stopping.
     #[error("the worker is stopping and takes on no more runs")]
     Draining,
+    /// The other workers of the fleet cannot be asked.
+    #[error("the fleet cannot be asked for runs while the cache does not answer: {0}")]
+    FleetAway(String),
 }
 
 /// A run that the engine has accepted.
@@ -154,6 +186,23 @@ pub(crate) enum Command {
 }
 
 impl Handle {
+    /// The handle of an engine.
+    pub(crate) fn new(
+        commands: mpsc::Sender<Command>,
+        status: watch::Receiver<Arc<Status>>,
+        beats: Arc<super::health::Beats>,
+        records: Arc<Records>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { commands, status, beats, records, clock, fleet: None }
+    }
+
+    /// The same, for a worker whose requests go to its fleet.
+    #[must_use]
+    pub fn in_fleet(self, fleet: Option<FleetRuns>) -> Self {
+        Self { fleet, ..self }
+    }
+
     /// Requests runs; they queue behind the runs under way. If a run of the same job for the same tenants
     /// waits already, the answer is that run: it will read the same present state.
     pub async fn request(&self, request: RunRequest) -> Result<Vec<Ticket>, RequestError> {
@@ -167,12 +216,15 @@ impl Handle {
         asker: Asker,
     ) -> Result<Vec<Ticket>, RequestError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Request { request, asker, reply };
-        match self.commands.try_send(command) {
-            Ok(()) => answer.await.unwrap_or(Err(RequestError::Draining)),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(RequestError::Busy),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(RequestError::Draining),
-        }
+        let sent = if let Some(fleet) = &self.fleet {
+            let ask = FleetAsk { request, asker, reply };
+            fleet.ask.try_send(ask).map_err(|error| refused(&error))
+        } else {
+            let command = Command::Request { request, asker, reply };
+            self.commands.try_send(command).map_err(|error| refused(&error))
+        };
+        sent?;
+        answer.await.unwrap_or(Err(RequestError::Draining))
     }
 
     /// Reports changed data whose fences have been moved; the engine warms its keys before anything else.
@@ -220,6 +272,15 @@ impl Handle {
         self.status.clone()
     }
 
+    /// A notice after each change of a run: of this worker's, and of those that were requested of its fleet.
+    pub fn run_changes(&self) -> RunChanges {
+        let mut fleet = self.fleet.as_ref().map(|fleet| fleet.runs.clone());
+        if let Some(runs) = &mut fleet {
+            runs.mark_unchanged();
+        }
+        RunChanges { status: self.status.clone(), fleet }
+    }
+
     /// Whether the process works.
     pub fn health(&self) -> Health {
         self.beats.health(self.clock.monotonic())
@@ -232,6 +293,10 @@ impl Handle {
 
     /// A run by its id: an active one, or one of the history.
     pub async fn run(&self, id: RunId) -> Result<Option<RunView>, HistoryError> {
+        let requested = self.fleet.as_ref().and_then(|fleet| fleet.runs.borrow().get(&id).cloned());
+        if requested.is_some() {
+            return Ok(requested);
+        }
         let status = self.status();
         if let Some(run) = status.leaving.iter().find(|run| run.id == id) {
             return Ok(Some(RunView::Active(run.clone())));
@@ -248,9 +313,9 @@ impl Handle {
         Ok(self.records.get(id).await?.map(Arc::new).map(RunView::Finished))
     }
 
-    /// The runs that have ended and that the filter wants, newest first.
-    pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<RunRecord>, HistoryError> {
-        self.records.find(filter).await
+    /// One page of the runs that have ended and that the filter wants, newest first.
+    pub async fn runs(&self, filter: &RunFilter) -> Result<RunPage, HistoryError> {
+        self.records.page(filter).await
     }
 
     /// The runs that the filter wants and that the worker knows while the history is away: those that are not written
@@ -276,5 +341,54 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(Command::Pending { of, reply }).ok()?;
         answer.await.ok()
+    }
+}
+
+impl RunChanges {
+    /// Ends after a change since the last one; `None` if the engine has stopped.
+    pub async fn changed(&mut self) -> Option<()> {
+        let of_fleet = async {
+            match &mut self.fleet {
+                Some(runs) => runs.changed().await.ok(),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.status.changed() => changed.ok(),
+            Some(()) = of_fleet => Some(()),
+        }
+    }
+}
+
+/// The jobs of a request.
+pub(crate) fn requested<'j>(
+    mut jobs: impl Iterator<Item = &'j Arc<Job>>,
+    is_rejected: impl Fn(&JobName) -> bool,
+    wanted: &JobSelection,
+    names_tenants: bool,
+) -> Result<Vec<Arc<Job>>, RequestError> {
+    let takes_tenants = |job: &Job| job.scope == Scope::Tenants;
+    let name = match wanted {
+        JobSelection::All => {
+            let is_meant = |job: &&Arc<Job>| job.enabled && (!names_tenants || takes_tenants(job));
+            return Ok(jobs.filter(is_meant).cloned().collect());
+        }
+        JobSelection::One(name) => name,
+    };
+    match jobs.find(|job| job.name == *name) {
+        None => Err(RequestError::UnknownJob(name.clone())),
+        Some(job) if !job.enabled && is_rejected(name) => Err(RequestError::Rejected(name.clone())),
+        Some(job) if !job.enabled => Err(RequestError::Disabled(name.clone())),
+        Some(job) if names_tenants && !takes_tenants(job) => {
+            Err(RequestError::TakesNoTenants(name.clone()))
+        }
+        Some(job) => Ok(vec![Arc::clone(job)]),
+    }
+}
+
+fn refused<T>(error: &mpsc::error::TrySendError<T>) -> RequestError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => RequestError::Busy,
+        mpsc::error::TrySendError::Closed(_) => RequestError::Draining,
     }
 }

@@ -14,6 +14,7 @@ use crate::domain::job::{Job, Overlap, Scope};
 use crate::domain::pause::Pause;
 use crate::domain::pending::{Cause, Claim, PendingSet};
 use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::share::Shares;
 use crate::engine::run::limit::Priority;
 use crate::engine::run::{RunSpec, Unverified};
 use crate::observe::event::SkipReason;
@@ -40,6 +41,8 @@ pub(crate) struct JobState {
     pub(crate) queue: VecDeque<QueuedRun>,
     pub(crate) last_run: Option<Arc<RunRecord>>,
     pub(crate) last_success_at: Option<DateTime<Utc>>,
+    /// The shares for which a run was `ok`, since the worker took them.
+    pub(crate) warmed: Shares,
     /// When the last run over all tenants started, on the monotonic clock.
     pub(crate) last_written_at: Option<Duration>,
     /// The job's pending set. `beside` has the runs for some of its tenants, which go on beside the regular
@@ -85,8 +88,25 @@ impl QueuedRun {
         }
     }
 
+    /// Whether it is for all tenants: in a fleet, for all of the worker's own.
     pub(crate) fn is_for_all(&self) -> bool {
-        self.spec.tenants.is_none()
+        self.spec.is_for_all()
+    }
+
+    /// Whether it is for all tenants of these shares.
+    pub(crate) fn covers(&self, own: Shares) -> bool {
+        let has_all = |shares: Shares| shares.has_all(own);
+        self.spec.tenants.is_none() && self.spec.shares.is_none_or(has_all)
+    }
+
+    /// The run as it starts, on a worker of a fleet that holds these of the job's shares; `None` if none of the run's shares
+    /// is left. A run for all tenants is for what is held when it starts.
+    pub(crate) fn bind(mut self, own: Option<Shares>) -> Option<Self> {
+        let (Some(shares), Some(own)) = (self.spec.shares, own) else { return Some(self) };
+        let shares = if self.is_for_all() { own } else { shares & own };
+        self.spec.shares = Some(shares);
+        self.spec.is_takeover &= shares != own;
+        (!shares.is_empty()).then_some(self)
     }
 
     /// Whether the run is for changed or unverified tenants, beside the other runs.
@@ -108,6 +128,7 @@ impl JobState {
             queue: VecDeque::new(),
             last_run: None,
             last_success_at: None,
+            warmed: Shares::NONE,
             last_written_at: None,
             changes: PendingSet::default(),
             beside: Vec::new(),
@@ -118,8 +139,8 @@ impl JobState {
         state
     }
 
-    /// Why a due time starts no run, if so.
-    pub(crate) fn skips_tick(&self) -> Option<SkipReason> {
+    /// Why a due time starts no run for these shares, if so.
+    pub(crate) fn skips_tick(&self, own: Shares) -> Option<SkipReason> {
         if self.pause.is_some() {
             return Some(SkipReason::Paused);
         }
@@ -128,26 +149,56 @@ impl JobState {
         match self.job.overlap {
             _ if one_waits => Some(SkipReason::Overlap),
             // A run for only some tenants does not replace the due run, which waits for its end.
-            Overlap::Skip if running.is_for_all() => Some(SkipReason::Overlap),
+            Overlap::Skip if running.covers(own) => Some(SkipReason::Overlap),
             Overlap::Skip | Overlap::Queue => {
                 (self.queue.len() >= MAX_QUEUED).then_some(SkipReason::QueueFull)
             }
         }
     }
 
-    /// Adds changed data to the pending set.
-    pub(crate) fn note_change(&mut self, touched: Touched, heard_at: Duration, now: Duration) {
+    /// Adds changed data to the pending set, if it belongs to these shares.
+    pub(crate) fn note_change(
+        &mut self,
+        touched: Touched,
+        own: Shares,
+        (heard_at, now): (Duration, Duration),
+    ) {
         match (self.job.scope, touched) {
-            _ if !self.job.enabled => {}
+            _ if !self.job.enabled || own.is_empty() => {}
             (Scope::Global, Touched::All | Touched::Tenants(_)) => {
                 self.changes.changed(None, heard_at, now);
             }
             (Scope::Tenants, Touched::All) => self.changes.everything_changed(now, now),
             (Scope::Tenants, Touched::Tenants(tenants)) => {
-                for tenant in tenants {
+                for tenant in tenants.into_iter().filter(|id| own.has_tenant(id.as_str())) {
                     self.changes.changed(Some(tenant), heard_at, now);
                 }
             }
+        }
+    }
+
+    /// Forgets what was pending for shares that the worker does not hold, and what was done for `changed`: shares that
+    /// went, or were taken again.
+    pub(crate) fn note_shares(&mut self, own: Shares, changed: Shares) {
+        self.warmed = self.warmed - changed;
+        let runs = self.running.iter_mut().chain(&mut self.beside).chain(&mut self.queue);
+        for shares in runs.filter_map(|taken| taken.spec.shares.as_mut()) {
+            *shares = *shares - changed;
+        }
+        self.keep_own(own);
+    }
+
+    /// Forgets what is pending for shares that the worker does not hold.
+    pub(crate) fn keep_own(&mut self, own: Shares) {
+        if own == Shares::ALL {
+            return;
+        }
+        self.changes.keep_changes(|whose| match whose {
+            Some(tenant) => own.has_tenant(tenant.as_str()),
+            None => !own.is_empty(),
+        });
+        if own.is_empty() {
+            self.changes.forget_everything();
         }
     }
 
@@ -198,11 +249,16 @@ impl JobState {
         self.changes.everything_due_at().filter(|_| self.queue.len() < MAX_QUEUED)
     }
 
-    /// A run for all tenants that began after that moment, or will begin: it reads the data of that moment.
-    pub(crate) fn covering_run(&mut self, asked_at: Option<Duration>) -> Option<&mut QueuedRun> {
+    /// A run for all tenants of these shares that began after that moment, or will begin: it reads the data of that
+    /// moment.
+    pub(crate) fn covering_run(
+        &mut self,
+        own: Shares,
+        asked_at: Option<Duration>,
+    ) -> Option<&mut QueuedRun> {
         let running = self.running.as_mut().filter(|taken| {
             let started = taken.started.map(|started| started.monotonic);
-            taken.is_for_all() && started > asked_at
+            taken.covers(own) && started > asked_at
         });
         running.or_else(|| self.queue.iter_mut().find(|taken| taken.is_for_all()))
     }
@@ -225,8 +281,14 @@ impl JobState {
         self
     }
 
-    /// Records the end of a run for all tenants.
+    /// Records the end of a run that named no tenants.
     pub(crate) fn note_end(&mut self, record: &RunRecord, taken: &QueuedRun) {
+        if record.outcome == Outcome::Ok {
+            self.warmed = self.warmed | taken.spec.shares.unwrap_or(Shares::ALL);
+        }
+        if !taken.is_for_all() {
+            return;
+        }
         if record.outcome == Outcome::Ok {
             self.last_success_at = Some(record.finished_at);
         }
@@ -249,7 +311,7 @@ impl JobState {
         self.next_due_at.filter(|_| self.pause.is_none())
     }
 
-    pub(crate) fn status(&self, batch: Arc<BatchFit>) -> JobStatus {
+    pub(crate) fn status(&self, own: Shares, batch: Arc<BatchFit>) -> JobStatus {
         JobStatus {
             job: Arc::clone(&self.job),
             next_due_at: self.starts_at(),
@@ -257,6 +319,7 @@ impl JobState {
             queued: self.queue.iter().map(QueuedRun::active).collect(),
             last_run: self.last_run.clone(),
             last_success_at: self.last_success_at,
+            unwarmed: own - self.warmed,
             batch,
             pause: self.pause.clone(),
         }

@@ -23,6 +23,8 @@ use crate::observe::metric::Metrics;
 
 /// How often the store is read. Another replica follows a change within this time.
 pub const READ_EVERY: Duration = Duration::from_secs(10);
+/// The same in a fleet, whose members are to do the same things.
+pub const READ_IN_FLEET_EVERY: Duration = Duration::from_secs(3);
 /// How long a caller waits until its change is kept. After that it is kept in the background.
 const MAX_WAIT: Duration = Duration::from_secs(3);
 
@@ -40,6 +42,7 @@ pub struct PauseBook {
     storing: AsyncMutex<()>,
     /// Rung when a change could not be kept at once.
     behind: Notify,
+    read_every: Duration,
 }
 
 #[derive(Default)]
@@ -77,12 +80,13 @@ pub enum PauseError {
 }
 
 impl PauseBook {
-    /// The pauses in effect when the worker starts, and where they are kept.
+    /// The pauses in effect when the worker starts, and where they are kept; they are read again that often.
     pub fn new(
         store: Arc<dyn PauseStore>,
         handle: Handle,
         pauses: Pauses,
         metrics: Arc<Metrics>,
+        read_every: Duration,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -93,6 +97,7 @@ impl PauseBook {
             unkept: Mutex::default(),
             storing: AsyncMutex::default(),
             behind: Notify::new(),
+            read_every,
         })
     }
 
@@ -158,7 +163,7 @@ impl PauseBook {
                 biased;
                 () = stop.cancelled() => {}
                 () = self.behind.notified(), if !is_away => {}
-                () = self.clock.sleep(READ_EVERY) => {}
+                () = self.clock.sleep(self.read_every) => {}
             }
         }
     }

@@ -4,7 +4,7 @@
 //! [`Schedule::next_after`](crate::domain::schedule::Schedule::next_after). Overlap, queueing, catching up
 //! (at most one run for any number of missed ticks) and draining are decided here and nowhere else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,21 @@ use futures::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::handle::{
-    Asker, Command, Handle, JobSelection, Pending, RequestError, RunRequest, Ticket,
-};
+use super::handle::{Asker, Command, Handle, RequestError, RunRequest, Ticket, requested};
 use super::health::Beats;
 use super::job_state::{JobState, MAX_QUEUED, QueuedRun, Started, take_out};
 use super::status::{Phase, Rejections, Status};
-use crate::domain::change::{Changed, ResyncCause, Touched};
+use super::taken::TakenShares;
 use crate::domain::job::{Job, JobName, Jobs, Scope};
 use crate::domain::pause::Pauses;
-use crate::domain::pending::{Cause, Claim, Failures, PendingSet};
+use crate::domain::pending::{Cause, Claim, Failures};
 use crate::domain::report::{Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
 use crate::domain::server::Server;
+use crate::domain::share::Shares;
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::Clock;
 use crate::engine::run::limit::{HeldLong, Priority};
-use crate::engine::run::not_warm::Owner;
 use crate::engine::run::record::Records;
 use crate::engine::run::{Failed, Handover, RunResult, RunSpec, Runner, Stops};
 use crate::observe::event::{self, SkipReason};
@@ -64,7 +62,7 @@ pub struct Engine {
     /// Runs under way of jobs that are gone.
     leaving: Vec<QueuedRun>,
     rejections: Rejections,
-    runner: Arc<Runner>,
+    pub(super) runner: Arc<Runner>,
     records: Arc<Records>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -77,6 +75,11 @@ pub struct Engine {
     handover: Arc<Handover>,
     /// How often the cache server was restarted.
     restarts: watch::Receiver<u64>,
+    /// Notified when the worker takes shares or shares go.
+    shares: watch::Receiver<Shares>,
+    /// The shares that the worker held when it was notified last.
+    pub(super) held: Shares,
+    pub(super) taken: TakenShares,
     stops: Stops,
     started_at: DateTime<Utc>,
     pub(super) phase: Phase,
@@ -100,6 +103,7 @@ impl Engine {
         let empty = Status {
             started_at: now,
             phase: Phase::Running,
+            shares: runner.ownership.in_fleet(),
             jobs: BTreeMap::new(),
             leaving: Vec::new(),
             rejections: Rejections::default(),
@@ -110,6 +114,9 @@ impl Engine {
             leaving: Vec::new(),
             rejections: Rejections::default(),
             restarts: runner.cache_process.subscribe(),
+            shares: runner.ownership.subscribe(),
+            held: runner.ownership.noticed(),
+            taken: TakenShares::default(),
             handover: Arc::new(Handover::ringing(Arc::clone(&bell))),
             runner,
             records: Arc::clone(&records),
@@ -130,8 +137,7 @@ impl Engine {
         };
         engine.register_jobs();
         engine.publish();
-        let handle =
-            Handle { commands: command_sender, status: status_receiver, beats, records, clock };
+        let handle = Handle::new(command_sender, status_receiver, beats, records, clock);
         (engine, handle)
     }
 
@@ -154,6 +160,7 @@ impl Engine {
 
     /// Works until the drain token is cancelled and no run is in flight any more.
     pub async fn run(mut self) {
+        self.note_shares();
         self.start(self.jobs.keys().cloned().collect());
         loop {
             self.beats.engine_turned(self.clock.monotonic());
@@ -171,6 +178,10 @@ impl Engine {
             tokio::select! {
                 biased;
                 () = self.stops.requested(), if self.phase == Phase::Running => self.drain(),
+                // Before everything that acts on changes and on the ends of runs: it says which of them concern the
+                // worker.
+                Ok(()) = self.shares.changed() => self.note_shares(),
+                Some(Ok(())) = self.taken.moved() => self.fences_moved(),
                 () = self.bell.notified() => {}
                 // Before the ends of runs: the run that begins after such an end then begins late enough to
                 // cover the restart.
@@ -189,10 +200,12 @@ impl Engine {
         for name in jobs {
             let Some(state) = self.jobs.get(&name) else { continue };
             event::NextRun { job: &name, at: state.starts_at() }.emit(&self.metrics);
-            let starts = state.job.enabled && state.job.on_start;
+            // It starts for shares that were taken when their fences have moved.
+            let own = self.own(&state.job) - self.taken.shares();
+            let starts = state.job.enabled && state.job.on_start && !own.is_empty();
             if starts && state.pause.is_some() {
                 self.hold_back(&name);
-            } else if starts && self.waiting_twin(&name, None).is_none() {
+            } else if starts && !self.waits_for_all(&name) {
                 self.take(&name, Trigger::Startup, now);
             }
         }
@@ -225,8 +238,11 @@ impl Engine {
     /// Handles one due time of a job: run, queue or skip.
     pub(super) fn tick(&mut self, job: &JobName, due_at: DateTime<Utc>) {
         let Some(state) = self.jobs.get(job) else { return };
-        let skip = state.skips_tick();
-        match skip {
+        let own = self.own(&state.job);
+        if own.is_empty() {
+            return;
+        }
+        match state.skips_tick(own) {
             Some(SkipReason::Paused) => self.hold_back(job),
             Some(reason) => self.skip(job, reason),
             None => {
@@ -247,13 +263,31 @@ impl Engine {
         Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
     }
 
-    /// The specification of a run that is requested at this moment.
-    fn spec(&self, job: &Arc<Job>, trigger: Trigger, tenants: Option<Vec<TenantId>>) -> RunSpec {
+    /// The specification of a run that is requested at this moment. A run that a person asked for covers its tenants
+    /// whoever holds their shares.
+    pub(super) fn spec(
+        &self,
+        job: &Arc<Job>,
+        trigger: Trigger,
+        tenants: Option<Vec<TenantId>>,
+    ) -> RunSpec {
         let handover = Arc::clone(&self.handover);
-        RunSpec { trigger, handover, ..RunSpec::on_request(self.clock.as_ref(), job, tenants) }
+        let shares = match trigger {
+            Trigger::Request => None,
+            Trigger::Schedule | Trigger::Startup | Trigger::Change => {
+                self.runner.ownership.bound(job)
+            }
+        };
+        let spec = RunSpec::on_request(self.clock.as_ref(), job, tenants);
+        RunSpec { trigger, shares, handover, ..spec }
     }
 
-    fn enqueue(&mut self, job: &JobName, taken: QueuedRun) -> Ticket {
+    /// The shares that the worker holds and that a job has work in.
+    pub(super) fn own(&self, job: &Job) -> Shares {
+        self.runner.ownership.noticed().of_job(job)
+    }
+
+    pub(super) fn enqueue(&mut self, job: &JobName, taken: QueuedRun) -> Ticket {
         let ticket = taken.ticket();
         if let Some(state) = self.jobs.get_mut(job) {
             state.queue.push_back(taken);
@@ -269,7 +303,10 @@ impl Engine {
         if state.running.is_some() {
             return;
         }
-        let Some(mut next) = state.queue.pop_front() else { return };
+        let own = self.runner.ownership.bound(&state.job);
+        // A run whose shares have all gone has nothing to do, and nobody asked for it.
+        let next = std::iter::from_fn(|| state.queue.pop_front()).find_map(|next| next.bind(own));
+        let Some(mut next) = next else { return };
         next.started = Some(Started { at: self.clock.now(), monotonic: self.clock.monotonic() });
         next.spec.last_written_at = state.last_written_at;
         let spec = next.spec.clone();
@@ -308,7 +345,13 @@ impl Engine {
         let Some(claim) = state.changes.take_due(cause, now) else { return };
         let (job, tenants) = (Arc::clone(&state.job), claim.tenants(state.job.scope));
         let spec = self.spec(&job, Trigger::Change, tenants);
-        let spec = RunSpec { priority: Priority::Urgent, ..spec };
+        let shares = match cause {
+            Cause::Change => spec.shares,
+            // The worker comes back for what it left unverified, whoever holds the share by now: its own values may have
+            // been the last to be written.
+            Cause::Unverified => None,
+        };
+        let spec = RunSpec { priority: Priority::Urgent, shares, ..spec };
         if let Some(state) = self.jobs.get_mut(&job.name) {
             let taken = QueuedRun::new(spec.clone(), claim);
             state.beside.push(QueuedRun { started: Some(started), ..taken });
@@ -323,7 +366,11 @@ impl Engine {
             return;
         }
         let claim = state.changes.take_everything(now);
-        if let Some(covering) = state.covering_run(claim.asked_at()) {
+        let own = self.runner.ownership.noticed().of_job(&state.job);
+        if own.is_empty() {
+            return;
+        }
+        if let Some(covering) = state.covering_run(own, claim.asked_at()) {
             covering.claim.join(claim);
             return;
         }
@@ -342,7 +389,7 @@ impl Engine {
         self.note_claim(std::mem::take(&mut taken.claim), &record, &failed);
         let job = &record.job;
         if let Some(state) = self.jobs.get_mut(job) {
-            if taken.is_for_all() {
+            if taken.spec.tenants.is_none() {
                 state.note_end(&record, &taken);
                 self.runner.coverage_wanted.notify_one();
             }
@@ -355,7 +402,7 @@ impl Engine {
         } else {
             self.register_jobs();
         }
-        self.changed |= kept || taken.is_for_all();
+        self.changed |= kept || taken.spec.tenants.is_none();
         self.start_next(job);
         // A caller that waits for the run then finds it in the status as well.
         self.publish();
@@ -395,6 +442,7 @@ impl Engine {
         let failures = Failures::of(record, failed);
         let longest = record.report.batches.longest();
         let lags = state.changes.ended(claim, &failures, longest, now);
+        state.keep_own(self.runner.ownership.noticed().of_job(&state.job));
         let at = self.clock.now();
         event::ChangesWarmed { job: &record.job, lags: &lags, at }.emit(&self.metrics);
     }
@@ -435,89 +483,14 @@ impl Engine {
         }
     }
 
-    /// Adds changes to the pending sets; the loop starts the runs.
-    fn note_changes(&mut self, changed: Changed) {
-        if self.phase == Phase::Draining {
-            return;
-        }
-        let now = self.clock.monotonic();
-        match changed {
-            Changed::Everything { moved_at } => {
-                for state in self.jobs.values_mut().filter(|state| !state.job.tables.is_empty()) {
-                    state.note_everything(moved_at, now);
-                }
-                self.tell_resync(ResyncCause::FeedConnected, |job| !job.tables.is_empty());
-            }
-            Changed::Jobs { jobs, heard_at } => {
-                let heard_ago = now.saturating_sub(heard_at);
-                let changed_at = self.clock.now() - heard_ago;
-                let mut whole = BTreeSet::new();
-                for (name, touched) in jobs {
-                    match &touched {
-                        Touched::Tenants(tenants) => {
-                            let last = &self.runner.last_changes;
-                            for tenant in tenants {
-                                last.note(tenant, changed_at);
-                            }
-                        }
-                        Touched::All => drop(whole.insert(name.clone())),
-                    }
-                    if let Some(state) = self.jobs.get_mut(&name) {
-                        state.note_change(touched, heard_at, now);
-                    }
-                }
-                // Any change of a job without tenants is one of all its data, and nothing special.
-                self.tell_resync(ResyncCause::AnyTenant, |job| {
-                    job.scope == Scope::Tenants && whole.contains(&job.name)
-                });
-            }
-        }
-    }
-
-    /// Reports that these of the enabled jobs run for all tenants.
-    fn tell_resync(&self, cause: ResyncCause, is_meant: impl Fn(&Job) -> bool) {
-        let jobs = self.jobs.values().map(|state| &state.job);
-        let jobs = jobs.filter(|job| job.enabled && is_meant(job)).map(|job| job.name.clone());
-        let (jobs, at) = (jobs.collect::<Vec<_>>(), self.clock.now());
-        if !jobs.is_empty() {
-            event::ResyncWanted { cause, jobs: &jobs, at }.emit(&self.metrics);
-        }
-    }
-
-    /// What waits to be warmed again, and when these tenants are tried again.
-    fn pending(&self, of: &[(JobName, Owner)]) -> Pending {
-        let (now, mono) = (self.clock.now(), self.clock.monotonic());
-        let sets = || self.jobs.values().map(|state| &state.changes);
-        let heard_at = sets().filter_map(PendingSet::oldest_change).min();
-        let next_try = |(job, owner): &(JobName, Owner)| {
-            let state = self.jobs.get(job)?;
-            let due_at = state.changes.due_at(owner).map(|at| now + at.saturating_sub(mono));
-            [due_at, state.next_due_at].into_iter().flatten().min()
-        };
-        Pending {
-            waiting: sets().map(PendingSet::len).sum(),
-            oldest: heard_at.map(|at| mono.saturating_sub(at)),
-            next_tries: of.iter().map(next_try).collect(),
-        }
-    }
-
-    /// The cache server may have lost anything: every job runs for all tenants, in its turn.
-    fn cache_was_restarted(&mut self) {
-        if self.phase == Phase::Draining {
-            return;
-        }
-        let now = self.clock.monotonic();
-        for state in self.jobs.values_mut().filter(|state| state.job.enabled) {
-            state.changes.everything_changed(now, now);
-        }
-        self.tell_resync(ResyncCause::CacheLost, |_| true);
-    }
-
     /// Accepts all runs of a request, or none.
     fn request(&mut self, request: RunRequest, asker: Asker) -> Result<Vec<Ticket>, RequestError> {
-        let Asker { by, parent } = asker;
+        let Asker { by, parent, asked_at } = asker;
         let RunRequest { jobs, tenants } = request;
-        let jobs = self.requested(jobs, tenants.is_some())?;
+        let is_rejected = |job: &JobName| self.rejections.contains_key(job);
+        let known = self.jobs.values().map(|state| &state.job);
+        let jobs = requested(known, is_rejected, &jobs, tenants.is_some())?;
+        let jobs: Vec<JobName> = jobs.iter().map(|job| job.name.clone()).collect();
         if self.phase == Phase::Draining {
             for job in &jobs {
                 self.skip(job, SkipReason::Draining);
@@ -532,51 +505,32 @@ impl Engine {
                 return Err(RequestError::QueueFull(job.clone()));
             }
         }
-        let now = self.clock.now();
+        let due_at = asked_at.unwrap_or_else(|| self.clock.now());
         let tickets = jobs.iter().filter_map(|job| {
             let twin = self.waiting_twin(job, tenants.as_deref());
-            twin.or_else(|| {
+            twin.filter(|_| asked_at.is_none()).or_else(|| {
                 let job_state = &self.jobs.get(job)?.job;
                 let spec = self.spec(job_state, Trigger::Request, tenants.clone());
-                let spec = RunSpec { due_at: now, requested_by: by.clone(), parent, ..spec };
+                let shares = asked_at.and_then(|_| self.runner.ownership.bound(job_state));
+                let spec = RunSpec { due_at, requested_by: by.clone(), parent, shares, ..spec };
                 Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
             })
         });
         Ok(tickets.collect())
     }
 
-    /// A waiting run that will do the same: it has not read anything yet.
+    /// A waiting run that will do the same as a requested one: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
-        queue.iter().find(|taken| taken.spec.tenants.as_deref() == tenants).map(QueuedRun::ticket)
+        let is_twin = |taken: &&QueuedRun| {
+            taken.spec.tenants.as_deref() == tenants && taken.spec.shares.is_none()
+        };
+        queue.iter().find(is_twin).map(QueuedRun::ticket)
     }
 
-    fn requested(
-        &self,
-        jobs: JobSelection,
-        names_tenants: bool,
-    ) -> Result<Vec<JobName>, RequestError> {
-        let takes_tenants = |state: &JobState| state.job.scope == Scope::Tenants;
-        match jobs {
-            JobSelection::All => Ok(self
-                .jobs
-                .iter()
-                .filter(|(_, state)| state.job.enabled)
-                .filter(|(_, state)| !names_tenants || takes_tenants(state))
-                .map(|(name, _)| name.clone())
-                .collect()),
-            JobSelection::One(name) => match self.jobs.get(&name) {
-                None => Err(RequestError::UnknownJob(name)),
-                Some(state) if !state.job.enabled && self.rejections.contains_key(&name) => {
-                    Err(RequestError::Rejected(name))
-                }
-                Some(state) if !state.job.enabled => Err(RequestError::Disabled(name)),
-                Some(state) if names_tenants && !takes_tenants(state) => {
-                    Err(RequestError::TakesNoTenants(name))
-                }
-                Some(_) => Ok(vec![name]),
-            },
-        }
+    /// Whether a run for all tenants waits.
+    fn waits_for_all(&self, job: &JobName) -> bool {
+        self.jobs.get(job).is_some_and(|state| state.queue.iter().any(QueuedRun::is_for_all))
     }
 
     /// Starts no new runs. Waiting runs end as cancelled; runs in flight watch the same token.
@@ -710,13 +664,15 @@ impl Engine {
             .jobs
             .iter()
             .map(|(name, state)| {
-                (name.clone(), state.status(self.runner.batch_sizes.of(&state.job)))
+                let fit = self.runner.batch_sizes.of(&state.job);
+                (name.clone(), state.status(self.held.of_job(&state.job), fit))
             })
             .collect();
         let leaving = self.leaving.iter().map(QueuedRun::active).collect();
         let (started_at, phase) = (self.started_at, self.phase);
         let rejections = self.rejections.clone();
-        let status = Status { started_at, phase, jobs, leaving, rejections };
+        let shares = self.runner.ownership.in_fleet().map(|_| self.held);
+        let status = Status { started_at, phase, shares, jobs, leaving, rejections };
         self.status.send_replace(Arc::new(status));
     }
 }

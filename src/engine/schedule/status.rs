@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use crate::domain::job::{Job, JobName};
 use crate::domain::pause::Pause;
 use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::share::Shares;
 use crate::domain::who::Who;
 pub use crate::engine::run::batch_sizes::BatchFit;
 pub use crate::engine::run::progress::{Progress, ProgressNow};
@@ -63,6 +64,8 @@ pub struct Status {
     pub started_at: DateTime<Utc>,
     /// Whether the worker still accepts runs.
     pub phase: Phase,
+    /// The shares that the worker holds; `None` if there is no fleet.
+    pub shares: Option<Shares>,
     /// The jobs, by name.
     pub jobs: BTreeMap<JobName, JobStatus>,
     /// Runs under way of jobs that no longer exist.
@@ -119,8 +122,11 @@ pub struct JobStatus {
     pub queued: Vec<ActiveRun>,
     /// The run that ended last. Runs for changes that ended `ok` do not count: there are too many.
     pub last_run: Option<Arc<RunRecord>>,
-    /// When the last `ok` run ended.
+    /// When the last `ok` run over all tenants ended.
     pub last_success_at: Option<DateTime<Utc>>,
+    /// The job's shares that the worker holds and for which no run has been `ok` since it took them. Without a fleet, they
+    /// are all shares or none.
+    pub unwarmed: Shares,
     /// How many tenants its batches have, and why they are fewer than configured, if they are.
     pub batch: Arc<BatchFit>,
     /// Why the job is paused, if it is. Then only people start its runs, and it is never due.
@@ -181,7 +187,8 @@ impl Health {
 /// Whether the application may send traffic that needs a warm cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Every required job has succeeded once, paused ones aside.
+    /// Every required job has succeeded once, paused ones aside: in a fleet, for the shares that the worker holds. A
+    /// worker that holds none is a stand-by, and ready.
     Ready,
     /// No enabled job is required, so there was nothing to wait for.
     Unasked,
@@ -222,7 +229,7 @@ impl Status {
         let waiting = |status: &&JobStatus| {
             let job = &status.job;
             let is_awaited = job.required && job.enabled && status.pause.is_none();
-            is_awaited && status.last_success_at.is_none()
+            is_awaited && !status.unwarmed.is_empty()
         };
         let jobs: Vec<_> =
             self.jobs.values().filter(waiting).map(|status| status.job.name.clone()).collect();

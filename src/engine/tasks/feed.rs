@@ -4,6 +4,9 @@
 //! has the last word. Then the shared keys that the change took from a tenant are removed, and then the
 //! engine warms the tenants again. While the feed is disconnected, any data may change unnoticed: each time
 //! the feed connects, all fences move, and every job with tables runs once.
+//!
+//! In a fleet, every member hears of all changes and keeps those of its own tenants. It may drop a change of a tenant
+//! whose share it takes a moment later: to take a share is to move its fences and to run for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,13 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::change::{
     Change, ChangeSource, ChangeSourceId, Changed, Touched, TouchedTenants, WatchedTables,
 };
-use crate::domain::fence::{GLOBAL, fence_key};
 use crate::domain::job::JobName;
-use crate::domain::retry::backoff;
+use crate::domain::share::{Share, Shares};
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::Ports;
 use crate::engine::ports::{Feed, FeedError, FeedSource};
 use crate::engine::run::Runner;
+use crate::engine::run::fences::{Fences, LONGEST_WAIT};
 use crate::engine::run::retry::{Refusal, Remedy};
 use crate::engine::schedule::handle::Handle;
 use crate::observe::event;
@@ -35,10 +38,8 @@ const COALESCE: Duration = Duration::from_millis(5);
 const MAX_GATHERED: usize = 10_000;
 /// How many shared keys are collected for removal; further ones live until their TTL.
 const MAX_GONE: usize = 10_000;
-/// How many fences one pipeline moves, and how many keys one removes.
+/// How many keys one pipeline removes.
 const AT_ONCE: usize = 1_000;
-/// The longest wait before another try: a change may be waiting for it.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// How long the first try may take.
 const BEGIN: Duration = Duration::from_secs(5);
 /// How many different reasons of one outage are reported.
@@ -85,7 +86,7 @@ impl Feeder {
     pub async fn begin(&self) -> Begun {
         let first_try = async {
             let Ok(feed) = self.source.connect().await else { return Beginning::Nothing };
-            match self.try_to_move(&Fences::All).await {
+            match self.runner.try_to_move(&Fences::All).await {
                 Ok(()) => Beginning::FencesMoved(feed, self.runner.clock.monotonic()),
                 Err(_later) => Beginning::Connected(feed),
             }
@@ -132,7 +133,7 @@ impl Feeder {
     async fn connect(&self, tries: &mut u32, told: &mut BTreeSet<String>) -> Box<dyn Feed> {
         loop {
             if let Some(retry) = tries.checked_sub(1) {
-                self.wait(retry).await;
+                self.runner.wait_to_retry(retry).await;
             }
             *tries = tries.saturating_add(1);
             match self.source.connect().await {
@@ -189,11 +190,20 @@ impl Feeder {
     }
 
     fn gather(&self, change: Change, watched: &mut WatchedNow, gathered: &mut Gathered) {
-        let Change { source: id, tenants, gone } = change;
+        let held = self.runner.ownership.noticed();
+        if held.is_empty() {
+            return;
+        }
+        let Change { source: id, mut tenants, gone } = change;
+        if let Some(ids) = &mut tenants {
+            ids.retain(|id| held.has_tenant(id));
+        }
         if let Some(source) = watched.tables.find(&id) {
             let ids = self.runner.source.id_class();
+            // A change does not say whose the gone keys were, so every member removes them, after it has moved the
+            // fences of its own tenants.
             gathered.remove(watched.tables.gone_keys(source, &gone, ids));
-            gathered.add(source, tenants);
+            gathered.add(source, tenants, held);
             return;
         }
         // The trigger matches no present job. Moving one fence too many does no harm.
@@ -209,7 +219,7 @@ impl Feeder {
         let moved_at = if let Some(at) = moved_at {
             at
         } else {
-            self.move_fences(&Fences::All).await;
+            self.runner.move_all(&Fences::All).await;
             self.runner.clock.monotonic()
         };
         self.handle.changed(Changed::Everything { moved_at }).await;
@@ -217,21 +227,9 @@ impl Feeder {
 
     async fn hand_on(&self, gathered: Gathered) {
         let Gathered { heard_at, fences, gone, jobs } = gathered;
-        self.move_fences(&fences).await;
+        self.runner.move_all(&fences).await;
         self.remove(gone.into_iter().collect()).await;
         self.handle.changed(Changed::Jobs { jobs, heard_at }).await;
-    }
-
-    /// Moves fences; it tries again for as long as the servers are away.
-    async fn move_fences(&self, fences: &Fences) {
-        let mut tries = 0;
-        while let Err(refusal) = self.try_to_move(fences).await {
-            if tries == 0 {
-                event::FencesUnmoved { message: &refusal.message }.emit(&self.runner.metrics);
-            }
-            self.wait(tries).await;
-            tries = tries.saturating_add(1);
-        }
     }
 
     /// Removes shared keys; it tries again for as long as the cache is away. If the cache refuses to remove a
@@ -252,7 +250,7 @@ impl Feeder {
             if tries == 0 {
                 event::GoneKeysWait { keys, message }.emit(&self.runner.metrics);
             }
-            self.wait(tries).await;
+            self.runner.wait_to_retry(tries).await;
             tries = tries.saturating_add(1);
         }
     }
@@ -279,34 +277,6 @@ impl Feeder {
         }
         *keys = left;
         refusal
-    }
-
-    async fn try_to_move(&self, fences: &Fences) -> Result<(), Refusal> {
-        let keys = match fences {
-            Fences::All => self.all_fences().await?,
-            Fences::Some { global, tenants } => {
-                let tenants = tenants.iter().map(|tenant| fence_key(tenant.as_str()));
-                global.then(|| GLOBAL.to_owned()).into_iter().chain(tenants).collect()
-            }
-        };
-        let runner = &self.runner;
-        for some in keys.chunks(AT_ONCE) {
-            runner.move_fences(some).await?;
-        }
-        Ok(())
-    }
-
-    /// The global fence and those of all active tenants.
-    async fn all_fences(&self) -> Result<Vec<String>, Refusal> {
-        let runner = &self.runner;
-        let list = runner.source.tenants().await?;
-        let tenants = list.iter().map(|tenant| fence_key(tenant.id()));
-        Ok(std::iter::once(GLOBAL.to_owned()).chain(tenants).collect())
-    }
-
-    async fn wait(&self, retry: u32) {
-        let clock = &self.runner.clock;
-        clock.sleep(backoff(retry, clock.random()).min(LONGEST_WAIT)).await;
     }
 }
 
@@ -358,23 +328,6 @@ struct Gathered {
     jobs: BTreeMap<JobName, Touched>,
 }
 
-/// Which fences to move.
-#[derive(Debug, PartialEq, Eq)]
-enum Fences {
-    /// The global fence and those of all active tenants.
-    All,
-    Some {
-        global: bool,
-        tenants: BTreeSet<TenantId>,
-    },
-}
-
-impl Default for Fences {
-    fn default() -> Self {
-        Self::Some { global: false, tenants: BTreeSet::new() }
-    }
-}
-
 impl Gathered {
     fn is_empty(&self) -> bool {
         let Self { heard_at: _, fences, gone, jobs } = self;
@@ -391,9 +344,12 @@ impl Gathered {
         }
     }
 
-    /// Adds a change of one of the tables that jobs watch.
-    fn add(&mut self, source: &ChangeSource, tenants: Option<Vec<String>>) {
-        if tenants.as_ref().is_some_and(Vec::is_empty) {
+    /// Adds a change of one of the tables that jobs watch, for a worker that holds these shares.
+    fn add(&mut self, source: &ChangeSource, tenants: Option<Vec<String>>, held: Shares) {
+        let is_global = source.tenants == TouchedTenants::Global;
+        let is_own = |job: &&JobName| !is_global || held.has(Share::of_job(job));
+        let jobs: Vec<&JobName> = source.jobs.iter().filter(is_own).collect();
+        if jobs.is_empty() || tenants.as_ref().is_some_and(Vec::is_empty) {
             return;
         }
         let tenants = tenants.map(|ids| ids.iter().map(TenantId::new).collect::<BTreeSet<_>>());
@@ -411,7 +367,7 @@ impl Gathered {
                 Touched::Tenants(tenants)
             }
         };
-        for job in &source.jobs {
+        for job in jobs {
             self.touch(job, &touched);
         }
     }
@@ -433,14 +389,14 @@ impl Gathered {
 
     fn move_global(&mut self) {
         match &mut self.fences {
-            Fences::All => {}
+            Fences::All | Fences::Of(_) => {}
             Fences::Some { global, .. } => *global = true,
         }
     }
 
     fn move_fences_of(&mut self, more: impl IntoIterator<Item = TenantId>) {
         match &mut self.fences {
-            Fences::All => {}
+            Fences::All | Fences::Of(_) => {}
             Fences::Some { tenants, .. } => {
                 tenants.extend(more);
                 if tenants.len() > MAX_GATHERED {
@@ -474,8 +430,8 @@ mod tests {
         let column = source(TouchedTenants::Column("tenant_id".to_owned()));
         let mut gathered = Gathered::default();
         assert!(gathered.is_empty());
-        gathered.add(&column, Some(ids(0..2)));
-        gathered.add(&column, Some(ids(1..3)));
+        gathered.add(&column, Some(ids(0..2)), Shares::ALL);
+        gathered.add(&column, Some(ids(1..3)), Shares::ALL);
         assert_eq!(gathered.fences, Fences::Some { global: false, tenants: tenants(0..3) });
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::Tenants(tenants(0..3))));
         assert_eq!(gathered.jobs.len(), 2);
@@ -484,15 +440,29 @@ mod tests {
     #[test]
     fn a_global_change_moves_the_global_fence_alone() {
         let mut gathered = Gathered::default();
-        gathered.add(&source(TouchedTenants::Global), None);
+        gathered.add(&source(TouchedTenants::Global), None, Shares::ALL);
         assert_eq!(gathered.fences, Fences::Some { global: true, tenants: BTreeSet::new() });
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
     }
 
     #[test]
+    fn a_member_keeps_changes_of_the_global_jobs_that_it_holds() {
+        let shares = ["a", "b"].map(|name| Share::of_job(&JobName::parse(name).unwrap()));
+        assert_ne!(shares[0], shares[1]);
+        let mut gathered = Gathered::default();
+        gathered.add(&source(TouchedTenants::Global), None, Shares::ALL - shares[0].into());
+        assert_eq!(gathered.jobs.keys().map(JobName::as_str).collect::<Vec<_>>(), ["b"]);
+        let mut gathered = Gathered::default();
+        let others = Shares::ALL - shares[0].into() - shares[1].into();
+        gathered.add(&source(TouchedTenants::Global), None, others);
+        assert!(gathered.is_empty());
+    }
+
+    #[test]
     fn keys_that_are_gone_are_gathered_up_to_a_bound() {
         let mut gathered = Gathered::default();
-        gathered.add(&source(TouchedTenants::Column("tenant_id".to_owned())), Some(Vec::new()));
+        let column = source(TouchedTenants::Column("tenant_id".to_owned()));
+        gathered.add(&column, Some(Vec::new()), Shares::ALL);
         assert!(gathered.is_empty(), "it is a change of nobody");
         gathered.remove(ids(0..3));
         assert!(!gathered.is_empty());
@@ -507,11 +477,11 @@ mod tests {
         let many = [ids(0..MAX_GATHERED), ids(MAX_GATHERED..MAX_GATHERED + 1)].map(Some).to_vec();
         for changes in [vec![None], many] {
             let mut gathered = Gathered::default();
-            gathered.add(&column, Some(ids(0..1)));
+            gathered.add(&column, Some(ids(0..1)), Shares::ALL);
             for tenants in changes {
-                gathered.add(&column, tenants);
+                gathered.add(&column, tenants, Shares::ALL);
             }
-            gathered.add(&column, Some(ids(1..2)));
+            gathered.add(&column, Some(ids(1..2)), Shares::ALL);
             assert_eq!(gathered.fences, Fences::All);
             assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
         }

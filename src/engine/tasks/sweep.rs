@@ -1,6 +1,8 @@
 //! Removes all keys of departed tenants, beside the runs. This task wakes for every tenant list that the
 //! registry takes.
 //!
+//! In a fleet, each member sweeps the departed tenants of its own shares.
+//!
 //! A departed tenant is swept again with later lists, until no run that still has an older list can be under
 //! way; then it is removed from the registry.
 
@@ -46,7 +48,7 @@ impl Runner {
     pub async fn sweep(&self) {
         let departures = &self.registry.departures;
         let began = self.clock.monotonic();
-        let Due { ids, newly } = departures.due(began);
+        let Due { ids, newly } = departures.due(self.ownership.noticed(), began);
         if ids.is_empty() {
             return;
         }

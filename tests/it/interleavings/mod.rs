@@ -10,6 +10,12 @@
 //! if another tenant's run wrote over it or set its TTL. It may be old only if something was lost or
 //! interrupted; then it expires by its TTL, and no run renews it.
 //!
+//! In some schedules two processes are members of a fleet: each warms the tenants that it holds and keeps their changes
+//! alone. At any step, a process may be away for so long that its lease ends. It goes on as before until it notices that,
+//! and meanwhile the other takes the tenants: so both hold them, between any two steps of either. A process that dies
+//! after it came back, before it could follow up what it wrote for a tenant that it had lost, may leave old values (see
+//! `abandoned`).
+//!
 //! There is no time. A manifest entry may be pruned at any moment when its key does not exist and all runs
 //! have ended that were under way when it was added, or that relied on it. A run may consider any entry that
 //! it has read fresh enough to rely on.
@@ -122,6 +128,15 @@ fn hazard_01_a_reader_that_does_not_compare_the_fence_of_before_its_load_leaves_
         Harm::FenceReadAfterLoad,
         Harm::BriefFillExtended,
         Harm::DataKeysFilledForLong,
+    ]);
+}
+
+#[test]
+fn hazard_01_a_takeover_that_moves_no_fence_or_runs_for_nobody_leaves_old_values() {
+    end_with_an_old_value(&[
+        Harm::TakenWithoutFences,
+        Harm::TakenWithoutRun,
+        Harm::LostNotFollowedUp,
     ]);
 }
 

@@ -18,8 +18,25 @@ pub(super) struct Process {
     pub(super) full_due: bool,
     /// Tenants that the feed reported as changed and that are to be warmed again.
     pub(super) changed: Some8,
-    /// Unverified tenants that are to be warmed again.
+    /// Unverified tenants that are to be warmed again, whoever holds them.
     pub(super) unverified: Some8,
+    /// The tenants that it believes to hold. Without a fleet, every process holds all.
+    pub(super) held: Some8,
+    /// Those of them that others may have taken by now, since it was away for longer than its lease.
+    pub(super) lost: Some8,
+    pub(super) takeover: Takeover,
+}
+
+/// Tenants that a process has taken.
+#[derive(Clone, Default)]
+pub(super) struct Takeover {
+    /// Their fences are being moved.
+    moving: Some8,
+    call: Call,
+    /// Their fences have moved: they get a run.
+    pub(super) due: Some8,
+    /// A process that crashed held them: its last commands may still arrive. Nobody takes them before its lease ends.
+    pub(super) crashed: Some8,
 }
 
 impl Process {
@@ -27,10 +44,11 @@ impl Process {
         *self = Self::default();
     }
 
-    /// Starts the process; with a change feed, the feed begins with a run of its own.
-    pub(super) fn start(&mut self, has_feed: bool) {
+    /// Starts the process with these tenants; with a change feed, the feed begins with a run of its own.
+    pub(super) fn start(&mut self, has_feed: bool, held: Some8) {
         self.is_up = true;
         self.full_due = !has_feed;
+        self.held = held;
     }
 
     /// Records that a run ended, reached its deadline or failed.
@@ -38,9 +56,79 @@ impl Process {
         self.unverified.add(run.unverified());
         match run.kind {
             Kind::Scheduled => {}
-            Kind::Full | Kind::Change => self.unverified.add(run.left),
+            Kind::Full | Kind::Change => {
+                let mut own = self.held;
+                own.add(run.follow_up);
+                self.unverified.add(run.left.and(own));
+            }
         }
     }
+
+    /// The tenants that nobody else can have taken.
+    pub(super) fn leased(&self) -> Some8 {
+        self.held.without(self.lost)
+    }
+
+    /// Notices which tenants it does not hold any more, and forgets what it was to do for them.
+    pub(super) fn let_go(&mut self) -> Some8 {
+        let lost = std::mem::take(&mut self.lost);
+        let Self { held, changed, takeover, feed, .. } = self;
+        for some in [held, changed, &mut takeover.due, &mut feed.held] {
+            some.remove(lost);
+        }
+        lost
+    }
+
+    /// Takes tenants. Their fences move before anything is read.
+    pub(super) fn take(&mut self, tenants: Some8, world: &mut World) {
+        self.held.add(tenants);
+        self.takeover.moving.add(tenants);
+        self.takeover.move_fences(world);
+    }
+}
+
+impl Takeover {
+    pub(super) fn is_moving(&self) -> bool {
+        !self.moving.is_empty()
+    }
+
+    fn move_fences(&mut self, world: &mut World) {
+        let harm = world.harm;
+        let commands = moves(self.moving, world);
+        self.call.set(commands.filter(|_| harm != Some(Harm::TakenWithoutFences)), world);
+    }
+
+    /// Does one step; the run is due once all fences have moved.
+    pub(super) fn step(&mut self, name: usize, world: &mut World) {
+        if let Some(command) = self.call.next() {
+            world.execute(command);
+            world.say(name, || format!("the takeover: {command}"));
+        }
+        match self.call.ended() {
+            None => {}
+            Some(Ok(())) => {
+                let moved = std::mem::take(&mut self.moving);
+                if world.harm != Some(Harm::TakenWithoutRun) {
+                    self.due.add(moved);
+                }
+            }
+            Some(Err(_lost)) => {
+                world.say(name, || "the takeover: the connection is lost; again".to_owned());
+                world.leave(self.call.rest());
+                self.move_fences(world);
+            }
+        }
+    }
+}
+
+/// The commands that move these tenants' fences.
+fn moves(tenants: Some8, world: &mut World) -> impl Iterator<Item = Command> + use<> {
+    let (number, harm) = (world.start_number(), world.harm);
+    tenants.into_iter().flat_map(move |one| {
+        let make = Command::MakeFence(one, number);
+        let make = (harm != Some(Harm::Protocol(Sabotage::BareFences))).then_some(make);
+        make.into_iter().chain([Command::MoveFence(one)])
+    })
 }
 
 /// The worker's connection to the notifications of the database.
@@ -50,7 +138,9 @@ pub(super) struct Feed {
     /// Notifications that were not taken yet, in the order of the commits.
     queue: VecDeque<Notice>,
     /// The notification that it is handing on.
-    current: Notice,
+    current: Option<Notice>,
+    /// The tenants that its process held when it took the notification, and has not let go since.
+    held: Some8,
     call: Call,
 }
 
@@ -76,18 +166,25 @@ impl Feed {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.link != Link::Listening || !self.queue.is_empty() || !self.current.tenants.is_empty()
+        self.link != Link::Listening || !self.queue.is_empty() || self.current.is_some()
     }
 
-    /// Does one step; returns the tenants to warm again.
-    pub(super) fn step(&mut self, name: usize, world: &mut World) -> Outcome {
+    /// Does one step for a process that believes to hold these tenants, and holds `leased`; returns the tenants to warm
+    /// again.
+    pub(super) fn step(
+        &mut self,
+        (held, leased): (Some8, Some8),
+        name: usize,
+        world: &mut World,
+    ) -> Outcome {
         if self.link == Link::Down {
             world.say(name, || "the feed listens".to_owned());
             self.link = Link::CatchingUp;
-            self.tell(Notice { tenants: Some8::TENANTS, gone: Some8::NONE }, world);
+            self.held = held;
+            self.tell(Notice { tenants: held, gone: Some8::NONE }, world);
             return Outcome::Nothing;
         }
-        if self.current.tenants.is_empty() {
+        let Some(current) = self.current else {
             // Notifications that come within a few milliseconds are taken together.
             let count = 1 + world.dice.below(self.queue.len());
             let mut all = Notice::default();
@@ -96,30 +193,35 @@ impl Feed {
                 all.gone.add(gone);
             }
             world.say(name, || format!("the feed takes notifications: {all:?}"));
+            // It keeps what is its own.
+            self.held = held;
+            all.tenants = all.tenants.and(held);
+            if held.is_empty() {
+                all.gone = Some8::NONE;
+            }
             self.tell(all, world);
             return self.go_on();
-        }
+        };
         if let Some(command) = self.call.next() {
             world.execute(command);
             world.say(name, || format!("the feed: {command}"));
+            if let Command::Drop(key) = command {
+                world.note_drop(key, self.held.and(leased));
+            }
         }
         if self.call.ended().is_some_and(|result| result.is_err()) {
             world.say(name, || "the feed: the connection to the cache is lost; again".to_owned());
             world.leave(self.call.rest());
-            self.tell(self.current, world);
+            self.tell(current, world);
         }
         self.go_on()
     }
 
     /// Moves the fences first: a run that reads before that and writes after the removal is then unverified.
     fn tell(&mut self, notice: Notice, world: &mut World) {
-        self.current = notice;
-        let (number, harm) = (world.start_number(), world.harm);
-        let moves = notice.tenants.iter().flat_map(|one| {
-            let make = Command::MakeFence(one, number);
-            let make = (harm != Some(Harm::Protocol(Sabotage::BareFences))).then_some(make);
-            make.into_iter().chain([Command::MoveFence(one)])
-        });
+        self.current = Some(notice);
+        let harm = world.harm;
+        let moves = moves(notice.tenants, world);
         let moves = moves.filter(|_| harm != Some(Harm::FeedWithoutFence));
         let drops = notice.gone.iter().map(Command::Drop);
         let drops = drops.filter(|_| harm != Some(Harm::GoneKeysStay));
@@ -136,7 +238,7 @@ impl Feed {
         if self.call.ended() != Some(Ok(())) {
             return Outcome::Nothing;
         }
-        let Notice { tenants, gone: _ } = std::mem::take(&mut self.current);
+        let Notice { tenants, gone: _ } = self.current.take().unwrap_or_default();
         match std::mem::replace(&mut self.link, Link::Listening) {
             Link::CatchingUp => Outcome::Everything,
             Link::Listening | Link::Down => Outcome::Changed(tenants),
@@ -195,7 +297,9 @@ impl Writer {
             let (tenants, changed) = Self::change(name, world);
             (tenants, changed, Some8::NONE)
         };
-        let is_heard = world.processes.iter().any(|process| process.feed.link != Link::Down);
+        // A member of a fleet that holds nothing hears of nothing that it would remove.
+        let hears = |process: &Process| process.feed.link != Link::Down && !process.held.is_empty();
+        let is_heard = world.processes.iter().any(hears);
         // A shared key whose end was not reported expires by its TTL.
         world.is_troubled |= !gone.is_empty() && !is_heard && !self.is_fenced;
         for process in &mut world.processes {

@@ -45,6 +45,12 @@ pub(super) enum Harm {
     BriefFillExtended,
     /// A reader gives data keys and shared keys their full TTL.
     DataKeysFilledForLong,
+    /// A process that takes tenants runs for them, but moves no fence.
+    TakenWithoutFences,
+    /// A process that takes tenants moves their fences, but does not run for them.
+    TakenWithoutRun,
+    /// A process that lost tenants does not come back for what it left unverified.
+    LostNotFollowedUp,
 }
 
 impl Harm {
@@ -96,11 +102,15 @@ pub(super) enum Situation {
     Dropped,
     /// At rest, a shared key was left whose data are gone; its TTL will end it.
     LeftToTtl,
+    /// A process took a tenant while the run of a process that had lost it went on.
+    TwoHolders,
+    /// A process came back for a tenant that it had lost and left unverified.
+    FollowedUpForOthers,
 }
 
 impl Situation {
     /// All situations.
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Overlap,
         Self::Moved,
         Self::Fenced,
@@ -119,6 +129,8 @@ impl Situation {
         Self::WrittenOver,
         Self::Dropped,
         Self::LeftToTtl,
+        Self::TwoHolders,
+        Self::FollowedUpForOthers,
     ];
 }
 

@@ -1,12 +1,12 @@
-//! One schedule: a seed creates a world and decides which actor does the next step, until no actor has a step
-//! left; then the invariants must hold.
+//! One schedule (longer than most: its actors share one state). A seed creates a world and decides which actor does
+//! the next step, until no actor has a step left; then the invariants must hold.
 
 use std::collections::VecDeque;
 
 use preheat::domain::fence::{Fence, start_number};
 use preheat::domain::protocol::{Life, Sabotage};
 
-use super::others::{Link, Outcome, Process, Writer};
+use super::others::{Link, Outcome, Process, Takeover, Writer};
 use super::problem::{Course, Harm, Problem, Situation};
 use super::readers::{Form, Reader};
 use super::warmer::{Kind, Run};
@@ -44,6 +44,8 @@ struct Troubles {
     deadlines: usize,
     /// Values whose provisional TTL ends before all is at rest.
     expiries: usize,
+    /// Leases of tenants that end.
+    leases: usize,
 }
 
 /// The state that all actors share.
@@ -62,6 +64,14 @@ pub(super) struct World {
     is_about_one_key: bool,
     /// Commands of lost connections that the server will still execute.
     late: VecDeque<Command>,
+    /// Tenants that nobody holds.
+    vacant: Some8,
+    /// Those of them whose holder crashed.
+    crashed: Some8,
+    /// Tenants that a process had lost and left unverified when it crashed: its old values may stay until the tenant's
+    /// next run. It was away for longer than its lease, came back to write what it had read before, and died within the
+    /// second before its follow-up.
+    abandoned: Some8,
     starts: u32,
     /// The steps at which the runs in flight began.
     began: [u32; WARMERS],
@@ -86,6 +96,15 @@ impl World {
             return self.take_away(key, |cache, step| cache.execute(command, step));
         }
         self.cache.execute(command, self.step)
+    }
+
+    /// A member of a fleet may be late to remove a shared key: if it does not hold the new owner, or has not held it all the
+    /// time, the new owner may have been warmed by now.
+    pub(super) fn note_drop(&mut self, key: usize, held: Some8) {
+        let is_others = self.database.place(key).is_some_and(|(place, _)| !held.has(place.tenant));
+        if is_others && self.cache.gone[key] == (Gone::Feed { late: false }) {
+            self.cache.gone[key] = Gone::Feed { late: true };
+        }
     }
 
     /// Executes a command of a lost connection.
@@ -236,6 +255,7 @@ enum Trouble {
     LoseFeed(usize),
     Deadline(usize),
     Expiry(usize),
+    Lease(usize),
 }
 
 /// A schedule under way.
@@ -245,6 +265,8 @@ pub(super) struct Schedule {
     /// The process of each warmer.
     process_of: [usize; WARMERS],
     processes: usize,
+    /// Whether the processes share the tenants.
+    is_fleet: bool,
     has_feed: bool,
     /// How many scheduled runs are still to come.
     scheduled: usize,
@@ -261,7 +283,9 @@ impl Schedule {
         let mut dice = Dice::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d));
         let has_feed = !dice.one_in(4);
         let processes = 1 + dice.below(2);
-        let troubles = troubles(&mut dice);
+        let is_fleet = processes == WARMERS && !dice.one_in(3);
+        let mut troubles = troubles(&mut dice);
+        troubles.leases = if is_fleet { dice.below(4) } else { 0 };
         let is_about_one_key = dice.one_in(4);
         // Clients start fences; without them, more schedules meet a fence that an `INCR` made.
         let has_clients = dice.one_in(2);
@@ -300,6 +324,9 @@ impl Schedule {
             is_troubled: false,
             is_about_one_key,
             late: VecDeque::new(),
+            vacant: Some8::NONE,
+            crashed: Some8::NONE,
+            abandoned: Some8::NONE,
             starts: 0,
             began: [u32::MAX; WARMERS],
             met: 0,
@@ -310,6 +337,7 @@ impl Schedule {
             runs: [None, None],
             process_of: std::array::from_fn(|warmer| warmer % processes),
             processes,
+            is_fleet,
             has_feed,
             scheduled,
             writers,
@@ -327,8 +355,11 @@ impl Schedule {
     fn set_out(&mut self, is_cold: bool) {
         let world = &mut self.world;
         let rows = world.database.rows;
-        for process in &mut world.processes[..self.processes] {
-            process.start(self.has_feed);
+        let firsts = Some8(u8::try_from(world.dice.below(1 << TENANTS)).unwrap());
+        let of_fleet = [firsts, Some8::TENANTS.without(firsts)];
+        let held = if self.is_fleet { of_fleet } else { [Some8::TENANTS; WARMERS] };
+        for (process, held) in world.processes[..self.processes].iter_mut().zip(held) {
+            process.start(self.has_feed, held);
             if !is_cold {
                 process.full_due = false;
                 process.feed.link = Link::Listening;
@@ -357,7 +388,7 @@ impl Schedule {
             self.sleeps_until[actor] = steps(&mut self.world.dice, 40);
         }
         let text = format!(
-            "feed {}, {} process(es), rows {rows:?}, cold {is_cold}",
+            "feed {}, {} process(es), holding {held:?}, rows {rows:?}, cold {is_cold}",
             self.has_feed, self.processes
         );
         self.world.say(CHAOS, || text);
@@ -421,20 +452,38 @@ impl Schedule {
                 process.is_up
                     && (self.runs[actor].is_some()
                         || !process.changed.is_empty()
-                        || self.scheduled > 0
+                        || !self.taken(process).is_empty()
+                        || self.scheduled > 0 && !process.held.is_empty()
                         || follows && is_quiet)
             }
             FEEDS..WRITERS => {
                 let process = actor - FEEDS;
                 let state = &self.world.processes[process];
                 // A process that is down is restarted from outside.
-                process < self.processes && (!state.is_up || self.has_feed && state.feed.has_work())
+                process < self.processes
+                    && (!state.is_up
+                        || self.has_feed && state.feed.has_work()
+                        || self.leases(process))
             }
             WRITERS..READERS => self.writers[actor - WRITERS].has_work(),
             READERS..SERVER => self.readers[actor - READERS].has_work(),
             SERVER => !self.world.late.is_empty(),
             _ => false,
         }
+    }
+
+    /// Whether a process has something to do about the tenants that it holds.
+    fn leases(&self, process: usize) -> bool {
+        let state = &self.world.processes[process];
+        let can_take = self.world.vacant.without(state.held);
+        !state.lost.is_empty() || state.takeover.is_moving() || !can_take.is_empty()
+    }
+
+    /// The tenants that a process has taken, and that it can start for. The lease of a process that crashed ends only
+    /// after its last commands have arrived.
+    fn taken(&self, process: &Process) -> Some8 {
+        let Takeover { due, crashed, .. } = process.takeover;
+        if self.world.late.is_empty() { due } else { due.without(crashed) }
     }
 
     /// Whether no command that was sent and not answered can still arrive. An actor that must wait for that
@@ -477,19 +526,29 @@ impl Schedule {
 
     fn begin(&mut self, warmer: usize) {
         let is_quiet = self.is_quiet(Harm::NoPauseAfterLoss);
+        let taken = self.taken(&self.world.processes[self.process_of[warmer]]);
         let process = &mut self.world.processes[self.process_of[warmer]];
+        let held = process.held;
         let follow_up = if is_quiet { process.unverified } else { Some8::NONE };
         let mut tenants = process.changed;
         tenants.add(follow_up);
+        let is_scheduled = self.scheduled > 0 && !held.is_empty();
         let (kind, tenants) = if process.full_due && is_quiet {
             process.full_due = false;
-            (Kind::Full, Some8::TENANTS)
-        } else if tenants.is_empty() || self.scheduled > 0 && self.world.dice.one_in(4) {
-            if self.scheduled == 0 {
+            if held.is_empty() {
+                return;
+            }
+            (Kind::Full, held)
+        } else if !taken.is_empty() {
+            process.takeover.due.remove(taken);
+            process.takeover.crashed.remove(taken);
+            (Kind::Full, taken)
+        } else if tenants.is_empty() || is_scheduled && self.world.dice.one_in(4) {
+            if !is_scheduled {
                 return;
             }
             self.scheduled -= 1;
-            (Kind::Scheduled, Some8::TENANTS)
+            (Kind::Scheduled, held)
         } else {
             process.changed.remove(tenants);
             process.unverified.remove(follow_up);
@@ -497,11 +556,17 @@ impl Schedule {
         };
         if kind == Kind::Change && !follow_up.is_empty() {
             self.world.meet(Situation::FollowedUp);
+            if !follow_up.without(held).is_empty() {
+                self.world.meet(Situation::FollowedUpForOthers);
+            }
         }
         if self.runs.iter().flatten().any(|run| !run.left.and(tenants).is_empty()) {
             self.world.meet(Situation::Overlap);
         }
-        let run = Run::begin(kind, tenants, &mut self.world);
+        let mut run = Run::begin(kind, tenants, &mut self.world);
+        if kind == Kind::Change {
+            run.follow_up = follow_up;
+        }
         self.world.say(warmer, || format!("begins a {kind:?} run of tenants {tenants:?}"));
         self.world.began[warmer] = run.began;
         self.runs[warmer] = Some(run);
@@ -521,15 +586,22 @@ impl Schedule {
     fn feed(&mut self, process: usize) {
         let name = FEEDS + process;
         if !self.world.processes[process].is_up {
-            self.world.processes[process].start(self.has_feed);
+            let held = if self.is_fleet { Some8::NONE } else { Some8::TENANTS };
+            self.world.processes[process].start(self.has_feed, held);
             if self.world.harm == Some(Harm::NoRunAfterCrash) {
                 self.world.processes[process].full_due = false;
             }
             self.world.say(name, || "the worker is started".to_owned());
             return;
         }
+        let has_news = self.has_feed && self.world.processes[process].feed.has_work();
+        if self.leases(process) && (!has_news || self.world.dice.one_in(2)) {
+            return self.lease(process, name);
+        }
         let mut feed = std::mem::take(&mut self.world.processes[process].feed);
-        let outcome = feed.step(name, &mut self.world);
+        let state = &self.world.processes[process];
+        let shares = (state.held, state.leased());
+        let outcome = feed.step(shares, name, &mut self.world);
         let state = &mut self.world.processes[process];
         state.feed = feed;
         match outcome {
@@ -540,6 +612,58 @@ impl Schedule {
                     !matches!(self.world.harm, Some(Harm::NoRunAfterLoss | Harm::NoRunAfterCrash));
             }
         }
+    }
+
+    /// A process goes on with a takeover, notices what it has lost, or takes what nobody holds.
+    fn lease(&mut self, process: usize, name: usize) {
+        let world = &mut self.world;
+        let mut state = std::mem::take(&mut world.processes[process]);
+        let can_take = world.vacant.without(state.held);
+        if !state.lost.is_empty() && (!state.takeover.is_moving() || world.dice.one_in(2)) {
+            let lost = state.let_go();
+            world.say(name, || format!("notices that it has lost tenants {lost:?}"));
+            world.processes[process] = state;
+            return self.stop_runs_of(process, lost);
+        }
+        if state.takeover.is_moving() {
+            state.takeover.step(name, world);
+        } else if let Some(tenant) = one_of(&mut world.dice, can_take) {
+            let one = Some8::one(tenant);
+            if self.runs.iter().flatten().any(|run| !run.left.and(one).is_empty()) {
+                world.meet(Situation::TwoHolders);
+            }
+            world.say(name, || format!("takes tenant {tenant}"));
+            state.takeover.crashed.add(world.crashed.and(one));
+            world.vacant.remove(one);
+            world.crashed.remove(one);
+            state.take(one, world);
+        }
+        world.processes[process] = state;
+    }
+
+    /// Stops a process' runs that have lost tenants. It comes back for those that they left unverified.
+    fn stop_runs_of(&mut self, process: usize, lost: Some8) {
+        for warmer in 0..WARMERS {
+            let is_of = self.process_of[warmer] == process;
+            if is_of && self.runs[warmer].as_ref().is_some_and(|run| !run.left.and(lost).is_empty())
+            {
+                self.leave_rest(warmer);
+                self.end(warmer, process, "is stopped");
+            }
+        }
+        if self.world.harm == Some(Harm::LostNotFollowedUp) {
+            self.world.processes[process].unverified.remove(lost);
+        }
+    }
+
+    /// A process is away for longer than the lease of a tenant.
+    fn end_lease(&mut self, process: usize) {
+        let leased = self.world.processes[process].leased();
+        let Some(tenant) = one_of(&mut self.world.dice, leased) else { return };
+        let lost = Some8::one(tenant);
+        self.world.processes[process].lost.add(lost);
+        self.world.vacant.add(lost);
+        self.world.say(CHAOS, || format!("the lease of tenant {tenant} of process {process} ends"));
     }
 
     fn trouble(&mut self) {
@@ -582,14 +706,19 @@ impl Schedule {
                 troubles.expiries -= 1;
                 self.expire(key);
             }
+            Trouble::Lease(process) => {
+                self.world.is_troubled = true;
+                troubles.leases -= 1;
+                self.end_lease(process);
+            }
         }
     }
 
     fn choose_trouble(&mut self) -> Option<Trouble> {
-        let Troubles { evictions, crashes, feed_losses, deadlines, expiries, .. } =
+        let Troubles { evictions, crashes, feed_losses, deadlines, expiries, leases, .. } =
             self.world.troubles;
         let dice = &mut self.world.dice;
-        let mut choices = [None; 5];
+        let mut choices = [None; 6];
         if evictions > 0 {
             choices[0] = Some(match dice.below(4) {
                 0 => Trouble::EvictValue(dice.below(KEYS)),
@@ -611,6 +740,9 @@ impl Schedule {
         if expiries > 0 {
             choices[4] = one_of(dice, self.world.cache.provisional()).map(Trouble::Expiry);
         }
+        if leases > 0 && !self.world.processes[process].leased().is_empty() {
+            choices[5] = Some(Trouble::Lease(process));
+        }
         let count = choices.iter().flatten().count();
         (count > 0)
             .then(|| dice.below(count))
@@ -620,6 +752,9 @@ impl Schedule {
     /// A process loses all its memory.
     fn crash(&mut self, process: usize) {
         self.world.say(CHAOS, || format!("process {process} crashes"));
+        if self.is_fleet {
+            self.leave_leases(process);
+        }
         for warmer in 0..WARMERS {
             if self.process_of[warmer] == process {
                 self.leave_rest(warmer);
@@ -631,6 +766,20 @@ impl Schedule {
             }
         }
         self.world.processes[process].crash();
+    }
+
+    /// The leases of a process that crashes end later.
+    fn leave_leases(&mut self, process: usize) {
+        let state = &self.world.processes[process];
+        let (leased, mut left) = (state.leased(), state.unverified);
+        let runs = self.runs.iter().zip(self.process_of).filter(|(_, of)| *of == process);
+        for run in runs.filter_map(|(run, _)| run.as_ref()) {
+            left.add(run.unverified());
+            left.add(run.follow_up.and(run.left));
+        }
+        self.world.abandoned.add(left.without(leased));
+        self.world.vacant.add(leased);
+        self.world.crashed.add(leased);
     }
 
     fn leave_rest(&mut self, warmer: usize) {
@@ -658,8 +807,11 @@ impl Schedule {
         for key in self.world.cache.provisional() {
             self.expire(key);
         }
-        let World { database, cache, met, is_troubled, .. } = &mut self.world;
+        let World { database, cache, met, is_troubled, abandoned, .. } = &mut self.world;
         for key in 0..KEYS {
+            if Place::of(key).any(|place| abandoned.has(place.tenant)) {
+                continue;
+            }
             let place = database.place(key);
             let expected = place.map_or(0, |(_, version)| version);
             match (cache.values[key], place) {
@@ -696,8 +848,8 @@ impl Schedule {
 
 impl Troubles {
     fn any(self) -> bool {
-        let Self { evictions, crashes, feed_losses, deadlines, expiries, .. } = self;
-        evictions + crashes + feed_losses + deadlines + expiries > 0
+        let Self { evictions, crashes, feed_losses, deadlines, expiries, leases, .. } = self;
+        evictions + crashes + feed_losses + deadlines + expiries + leases > 0
     }
 }
 
@@ -714,6 +866,7 @@ fn troubles(dice: &mut Dice) -> Troubles {
         feed_losses: some(4, 2),
         deadlines: some(4, 1),
         expiries: some(3, 2),
+        leases: 0,
     }
 }
 

@@ -102,6 +102,8 @@ pub(super) struct Run {
     is_resent: bool,
     /// Tenants that the run has not finished.
     pub(super) left: Some8,
+    /// Tenants that an earlier run left unverified.
+    pub(super) follow_up: Some8,
 }
 
 impl Run {
@@ -133,6 +135,7 @@ impl Run {
             is_repeated: false,
             is_resent: false,
             left: tenants,
+            follow_up: Some8::NONE,
         };
         run.start(world);
         run

@@ -441,7 +441,7 @@ pub(super) enum Gone {
     /// A warmer that found that its data are gone.
     Warmer,
     /// The change feed, after a report that the key is gone from a tenant; `late` if the command of a lost
-    /// connection was executed later.
+    /// connection was executed later, or if the feed belongs to a process that does not hold the new owner.
     Feed { late: bool },
     /// A run of another tenant wrote over it.
     WrittenOver,
