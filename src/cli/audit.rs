@@ -17,6 +17,7 @@ use crate::domain::audit::{
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, KeyKind, Share};
 use crate::domain::report;
+use crate::domain::share::Shares;
 use crate::domain::spelling;
 
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,8 @@ async fn audit(auditor: &Auditor, jobs: Vec<Arc<Job>>, options: &Options) -> Res
     let orphans = options.names.is_empty() && options.sample.is_none();
     let (sample, rechecks) = (options.sample, !options.quick);
     let values = Keep::Nothing;
-    let order = AuditOrder { jobs: jobs.clone(), sample, rechecks, orphans, values };
+    let order =
+        AuditOrder { jobs: jobs.clone(), sample, shares: Shares::ALL, rechecks, orphans, values };
     let audits = auditor.audit(&order).await?;
     let is_within = audits.iter().all(|audit| audit.is_within(options.threshold));
     if options.json {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use indicatif::MultiProgress;
 use serde::Serialize;
@@ -48,6 +49,8 @@ pub(super) struct Report {
     warnings: Problems,
     unwatched: Unwatched,
     row_security: RowSecurity,
+    /// The address of the cache's primary, if Sentinels name it.
+    primary: Option<Arc<str>>,
     /// Why not everything could be checked.
     unreachable: Option<Failure>,
 }
@@ -74,7 +77,10 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
 async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Failure> {
     let Loaded { settings, files } = loaded;
     let (source, cache) = tokio::join!(app::connect_source(settings), app::try_cache(settings));
-    let cache = cache.err().map(Failure::from);
+    let (primary, cache) = match cache {
+        Ok(primary) => (primary, None),
+        Err(error) => (None, Some(Failure::from(error))),
+    };
     let depth = if options.no_data { Depth::Queries } else { Depth::Rows };
     let mut report = match source {
         Ok(source) => queries(&source, settings, files, depth).await?,
@@ -84,10 +90,12 @@ async fn with_servers(loaded: &Loaded, options: &Options) -> Result<Report, Fail
                 Some(cache) => database.and("\n", &cache),
                 None => database,
             };
-            return Ok(Report { unreachable: Some(unreachable), ..Report::of_files(files) });
+            let unreachable = Some(unreachable);
+            return Ok(Report { primary, unreachable, ..Report::of_files(files) });
         }
     };
     report.unreachable = cache;
+    report.primary = primary;
     report.row_security = settings.database.row_security;
     Ok(report)
 }
@@ -188,7 +196,11 @@ impl Report {
                  missing from the cache\n"
             }
         };
-        format!("{jobs}, no problems{warnings}; {how}\n{hidden}{}", not_watched(&self.unwatched))
+        let primary = self.primary.as_deref().map_or_else(String::new, |primary| {
+            format!("the Sentinels name `{primary}` as the cache's primary\n")
+        });
+        let unwatched = not_watched(&self.unwatched);
+        format!("{jobs}, no problems{warnings}; {how}\n{hidden}{primary}{unwatched}")
     }
 
     fn as_json(&self) -> Json<'_> {
@@ -205,6 +217,7 @@ impl Report {
                 .map(|(relation, job)| (job.as_str(), relation.name.as_str()))
                 .map(|(job, relation)| JsonRelation { job, relation })
                 .collect(),
+            primary: self.primary.as_deref(),
             unreachable: self.unreachable.as_ref().map(Failure::message),
         }
     }
@@ -231,6 +244,9 @@ struct Json<'r> {
     warnings: &'r Problems,
     without_tables: Vec<&'r str>,
     unwatchable: Vec<JsonRelation<'r>>,
+    /// The address of the cache's primary, if Sentinels name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    primary: Option<&'r str>,
     /// Why not everything could be checked.
     unreachable: Option<&'r str>,
 }

@@ -167,7 +167,7 @@ async fn install_triggers(settings: &Settings, files: &JobFiles) -> Result<(), F
 /// no others.
 fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
     let Settings { jobs, log, replica, runner, mut http, traces, mut in_use, .. } = settings;
-    let Settings { mut database, mut cache, tenants, history, audit, changes, .. } =
+    let Settings { mut database, mut cache, tenants, history, audit, changes, fleet, .. } =
         Settings::builtin();
     database.url = Some(SecretString::from(sandbox.postgres().url(DATABASE)));
     cache.url = Some(SecretString::from(sandbox.redis().url()));
@@ -193,6 +193,7 @@ fn for_sandbox(settings: Settings, sandbox: &Sandbox) -> Settings {
         history,
         audit,
         changes,
+        fleet,
         traces,
         in_use,
     }

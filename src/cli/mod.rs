@@ -21,6 +21,7 @@ mod schema;
 mod serve;
 mod signal;
 mod warm;
+mod warm_fleet;
 mod worker;
 
 use std::path::PathBuf;

@@ -16,9 +16,10 @@ use tokio::task::JoinSet;
 use super::bars::{Bar, Bars, REDRAW, Said};
 use super::load::Loaded;
 use super::signal::StopSignals;
+use super::warm_fleet::FleetPass;
 use super::{Exit, Failure, Global, complete, output};
-use crate::app::App;
 use crate::app::follow_up::{Warmed, run_with_follow_ups};
+use crate::app::{App, connect_sheets};
 use crate::domain::duration;
 use crate::domain::job::{Job, Scope};
 use crate::domain::report::{FailedTenant, Report};
@@ -43,15 +44,30 @@ pub(super) struct Options {
     /// Write all tenants that failed to this file, a JSON object a line with `job`, `tenant`, `kind` and `message`
     #[arg(long, value_name = "FILE")]
     failed_tenants: Option<PathBuf>,
+    /// Have the workers of a fleet do it (`[fleet] enabled`), and wait for them
+    #[arg(long, conflicts_with = "failed_tenants")]
+    fleet: bool,
 }
 
 pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
     let bars = MultiProgress::new();
     let loaded = global.load(&bars)?;
     let jobs = selected_jobs(&loaded, &options)?;
-    let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
-
     let said = if options.json { Said::Nothing } else { Said::EveryRun };
+    let tenants = options.tenants.iter().map(TenantId::new).collect::<Vec<_>>();
+    let tenants = Some(tenants).filter(|tenants| !tenants.is_empty());
+    if options.fleet {
+        let sheets = connect_sheets(&loaded.settings).await?;
+        let bars = Bars::new(&bars, &jobs, said);
+        let pass = FleetPass { sheets, bars, deadline: options.deadline };
+        let (records, deadline_passed) = pass.warm(&jobs, tenants.as_deref()).await?;
+        let done = Done { records, failed: Vec::new(), deadline_passed };
+        if options.json {
+            output::json(&PassReport::new(&done))?;
+        }
+        return Ok(done.exit());
+    }
+    let app = App::connect(&loaded.settings, loaded.files.jobs().clone()).await?;
     let pass = Pass {
         runner: Arc::clone(&app.runner),
         stops: Stops::default(),
@@ -59,8 +75,6 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
         drain: loaded.settings.runner.drain,
         deadline: options.deadline,
     };
-    let tenants = options.tenants.iter().map(TenantId::new).collect::<Vec<_>>();
-    let tenants = Some(tenants).filter(|tenants| !tenants.is_empty());
     let say = || {
         pass.bars.say(
             "stopping: batches in flight are finished first; press Ctrl-C again to abort them",

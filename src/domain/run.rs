@@ -10,7 +10,8 @@ use uuid::Uuid;
 
 use super::job::JobName;
 pub use super::report::Outcome;
-use super::report::{Failure, Report};
+use super::report::{Failure, Report, TenantCounts};
+use super::share::{Shares, fnv};
 use super::who::Who;
 
 /// A run's id: a version 7 UUID, so that ids sort by the time at which the runs were requested.
@@ -25,6 +26,25 @@ impl RunId {
         let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
         let moment = uuid::Timestamp::from_unix_time(seconds, at.timestamp_subsec_nanos(), 0, 0);
         Self(Uuid::new_v7(moment))
+    }
+
+    /// The id of a fleet's run, which is the same on every replica: of the run of this job that was due, or requested, in
+    /// that millisecond.
+    pub fn of_fleet(job: &JobName, trigger: Trigger, due_at: DateTime<Utc>) -> Self {
+        let millis = due_at.timestamp_millis();
+        let hash = fnv(format!("{job} {} {millis}", trigger.as_str()).bytes());
+        let mut rest = [0; 10];
+        for (to, from) in rest.iter_mut().zip(hash.to_be_bytes()) {
+            *to = from;
+        }
+        let millis = u64::try_from(millis).unwrap_or_default();
+        Self(uuid::Builder::from_unix_timestamp_millis(millis, &rest).into_uuid())
+    }
+
+    /// The millisecond in which the run was requested, or due, by its id; `None` if the id does not say so.
+    pub fn millisecond(self) -> Option<DateTime<Utc>> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     }
 }
 
@@ -131,9 +151,57 @@ pub struct RunRecord {
     /// Who asked for the run, if somebody did over HTTP.
     #[serde(default)]
     pub requested_by: Option<Who>,
+    /// For which shares of the tenants it was, as a part of a run of the whole fleet. `None` if it is no part: the run of
+    /// a worker without a fleet, or of a job without tenants.
+    #[serde(default)]
+    pub shares: Option<Shares>,
+    /// The records that this one sums up; empty if it sums up none (see [`whole`](super::whole)). The history keeps each
+    /// of them, and not their sum.
+    #[serde(skip)]
+    pub parts: Vec<RunPart>,
+}
+
+/// What one worker of a fleet did of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunPart {
+    /// The id of its own record.
+    pub id: RunId,
+    /// For which shares of the tenants it was.
+    pub shares: Shares,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When it started.
+    pub started_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: DateTime<Utc>,
+    /// Its tenants, counted by their result.
+    pub tenants: TenantCounts,
+    /// Keys that it wrote.
+    pub keys: u64,
+    /// The worker that did it.
+    pub replica: String,
+    /// That worker's version.
+    pub version: String,
 }
 
 impl RunRecord {
+    /// What the record is as a part of a run; `None` if it is no part. What a worker starts by itself at its start, or for
+    /// changed tenants, is no part of what others do.
+    pub fn part_of(&self) -> Option<(RunId, Shares)> {
+        let shares = self.shares?;
+        match self.trigger {
+            Trigger::Schedule | Trigger::Request => {
+                Some((RunId::of_fleet(&self.job, self.trigger, self.due_at), shares))
+            }
+            Trigger::Startup | Trigger::Change => None,
+        }
+    }
+
+    /// The id of the run in lists: that of the run that it is a part of, or its own.
+    pub fn listed_id(&self) -> RunId {
+        self.part_of().map_or(self.id, |(run, _)| run)
+    }
+
     /// Whether the run was for all active tenants. A record that does not say so was if its trigger never
     /// names tenants.
     pub fn is_for_all(&self) -> bool {
@@ -158,6 +226,7 @@ impl RunRecord {
             started_at: self.started_at,
             finished_at: self.finished_at,
             all_tenants: self.is_for_all(),
+            shares: self.shares,
             keys: self.report.keys.written,
         }
     }
@@ -165,6 +234,26 @@ impl RunRecord {
     /// How long the run took.
     pub fn duration(&self) -> Duration {
         (self.finished_at - self.started_at).to_std().unwrap_or_default()
+    }
+}
+
+impl RunPart {
+    /// What a record is as a part of a run; `None` if it is no part.
+    pub(crate) fn of(record: &RunRecord) -> Option<Self> {
+        let (_, shares) = record.part_of()?;
+        let RunRecord { id, outcome, started_at, finished_at, report, replica, version, .. } =
+            record;
+        Some(Self {
+            id: *id,
+            shares,
+            outcome: *outcome,
+            started_at: *started_at,
+            finished_at: *finished_at,
+            tenants: report.tenants,
+            keys: report.keys.written,
+            replica: replica.clone(),
+            version: version.clone(),
+        })
     }
 }
 
@@ -231,11 +320,21 @@ pub struct RunBrief {
     pub finished_at: DateTime<Utc>,
     /// Whether it was for all active tenants.
     pub all_tenants: bool,
+    /// For which shares of the tenants it was, if it is a part of a run (see [`RunRecord::shares`]).
+    pub shares: Option<Shares>,
     /// Keys that it wrote.
     pub keys: u64,
 }
 
 impl RunBrief {
+    /// Whether it came to every active tenant of its shares.
+    pub fn came_to_all(&self) -> bool {
+        match self.outcome {
+            Outcome::Ok | Outcome::Partial => self.all_tenants,
+            Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => false,
+        }
+    }
+
     /// How long it took.
     pub fn duration(&self) -> Duration {
         (self.finished_at - self.started_at).to_std().unwrap_or_default()
@@ -264,12 +363,13 @@ pub struct FullRun {
 impl FullRun {
     /// The costs of a run that came to every active tenant; `None` for any other run.
     pub fn of(record: &RunRecord) -> Option<Self> {
-        let came_to_all = match record.outcome {
-            Outcome::Ok | Outcome::Partial => record.is_for_all(),
-            Outcome::Failed | Outcome::Timeout | Outcome::Cancelled => false,
-        };
+        record.brief().came_to_all().then(|| Self::costs(record))
+    }
+
+    /// The costs of any run.
+    pub(crate) fn costs(record: &RunRecord) -> Self {
         let RunRecord { started_at, finished_at, ref report, .. } = *record;
-        came_to_all.then_some(Self {
+        Self {
             started_at,
             finished_at,
             tenants: report.tenants.total,
@@ -277,7 +377,20 @@ impl FullRun {
             database_ms: u64::try_from(report.database.as_millis()).unwrap_or(u64::MAX),
             keys: report.keys.written,
             bytes: report.bytes,
-        })
+        }
+    }
+
+    /// The costs of two parts of a run.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            started_at: self.started_at.min(other.started_at),
+            finished_at: self.finished_at.max(other.finished_at),
+            tenants: self.tenants + other.tenants,
+            queries: self.queries + other.queries,
+            database_ms: self.database_ms + other.database_ms,
+            keys: self.keys + other.keys,
+            bytes: self.bytes + other.bytes,
+        }
     }
 }
 

@@ -94,6 +94,9 @@ impl From<RequestError> for ApiError {
             RequestError::Draining => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", message).retry_after("10")
             }
+            RequestError::FleetAway(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "fleet_away", message).retry_after("2")
+            }
         }
     }
 }

@@ -100,6 +100,7 @@ impl JobView {
             queued,
             last_run,
             last_success_at,
+            unwarmed: _,
             batch: _,
             pause,
         } = job_status;

@@ -13,7 +13,7 @@ use super::probes::{ProblemView, RejectedView};
 use super::session::Viewer;
 use super::{AppState, SettingInUse};
 use crate::domain::job::JobName;
-use crate::overview::{Audit, Changes, JobDetail, Limits, Overview, Privacy};
+use crate::overview::{Audit, Changes, FleetView, JobDetail, Limits, Overview, Privacy};
 
 pub(super) fn routes(api: Api) -> Api {
     let all =
@@ -41,7 +41,13 @@ pub(super) fn routes(api: Api) -> Api {
         "Each setting in use and its origin, rejected job files, the bounds in force, and the circuit breakers",
     )
     .answers::<Settings>(200, "the settings");
+    let fleet = Operation::new(
+        "showFleet",
+        "The members of the fleet: their versions, and the shares of the tenants that each holds",
+    )
+    .answers::<FleetView>(200, "the members; without a fleet, this worker alone");
     api.get("/api/v1/overview", self::show, all)
+        .get("/api/v1/fleet", self::show_fleet, fleet)
         .get("/api/v1/jobs/{job}/overview", self::show_job, job)
         .get("/api/v1/audit", self::show_audit, audit)
         .get("/api/v1/changes", self::show_changes, changes)
@@ -74,6 +80,11 @@ async fn show_job(
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
     let detail = state.control.board.job(&name).await;
     detail.map(Json).ok_or_else(|| ApiError::no_such_job(&job))
+}
+
+/// `GET /api/v1/fleet`
+async fn show_fleet(State(state): State<AppState>) -> Json<FleetView> {
+    Json(state.control.board.fleet().await)
 }
 
 /// `GET /api/v1/changes`

@@ -19,11 +19,12 @@ use super::openapi::{Api, Operation};
 use super::tenants::{check_job, given};
 use super::{AppState, body, idempotency, levers, limited};
 use crate::domain::job::JobName;
-use crate::domain::report::Report;
-use crate::domain::run::{Outcome, RunFilter, RunId, RunPlace, RunRecord, Trigger};
+use crate::domain::report::{Report, TenantCounts};
+use crate::domain::run::{Outcome, RunFilter, RunId, RunPart, RunPlace, RunRecord, Trigger};
 use crate::domain::tenant::TenantId;
 use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
+use crate::domain::whole;
 use crate::engine::schedule::handle::{self, Asker, Handle, JobSelection, RunRequest};
 use crate::engine::schedule::status::{ActiveRun, ProgressNow};
 use crate::overview::{Comparison, Neighbors};
@@ -52,8 +53,18 @@ pub(super) struct RunView {
     duration_ms: Option<u128>,
     progress: Progress,
     report: Option<Report>,
+    /// The worker that ran it; in a fleet, the workers.
     replica: Option<String>,
     version: Option<String>,
+    /// For which of the 64 shares of the tenants it was, as ranges: `0-20, 40`. Null without a fleet.
+    shares: Option<String>,
+    /// The shares for which no worker of the fleet has ended it: nobody held them, or their part goes on. Null if there
+    /// are none.
+    missing_shares: Option<String>,
+    /// What each worker of the fleet did of it; empty without a fleet.
+    parts: Vec<PartView>,
+    /// The fleet's run of which this record is a part; null if it is none.
+    part_of: Option<RunId>,
 }
 
 /// Whether a run waits, goes on or has ended.
@@ -72,6 +83,40 @@ struct Progress {
     tenants_done: u64,
     keys: u64,
     bytes: u64,
+}
+
+/// What one worker of a fleet did of a run.
+#[derive(Debug, Serialize, JsonSchema)]
+struct PartView {
+    /// The id of its own record.
+    id: RunId,
+    /// For which shares of the tenants it was, as ranges: `0-20, 40`.
+    shares: String,
+    outcome: Outcome,
+    started_at: String,
+    finished_at: String,
+    tenants: TenantCounts,
+    /// Keys that it wrote.
+    keys: u64,
+    replica: String,
+    version: String,
+}
+
+impl PartView {
+    fn of(part: &RunPart) -> Self {
+        let RunPart { id, shares, outcome, started_at, finished_at, tenants, keys, .. } = part;
+        Self {
+            id: *id,
+            shares: shares.to_string(),
+            outcome: *outcome,
+            started_at: moment(*started_at),
+            finished_at: moment(*finished_at),
+            tenants: *tenants,
+            keys: *keys,
+            replica: part.replica.clone(),
+            version: part.version.clone(),
+        }
+    }
 }
 
 /// One page of runs.
@@ -121,11 +166,16 @@ impl RunView {
             report: None,
             replica: None,
             version: None,
+            shares: None,
+            missing_shares: None,
+            parts: Vec::new(),
+            part_of: None,
         }
     }
 
     pub(super) fn finished(record: &RunRecord) -> Self {
         let tenants = record.report.tenants;
+        let missing = whole::missing(record);
         Self {
             id: record.id,
             job: record.job.to_string(),
@@ -146,6 +196,10 @@ impl RunView {
             report: Some(record.report.clone()),
             replica: Some(record.replica.clone()),
             version: Some(record.version.clone()),
+            shares: record.shares.map(|shares| shares.to_string()),
+            missing_shares: (!missing.is_empty()).then(|| missing.to_string()),
+            parts: record.parts.iter().map(PartView::of).collect(),
+            part_of: record.part_of().map(|(run, _)| run).filter(|run| *run != record.id),
         }
     }
 
@@ -202,10 +256,17 @@ async fn show(
     detail(&state, &id).await.map(Json)
 }
 
+/// A run: an active one, of this worker or of its fleet, or one of the history.
+pub(super) async fn find(state: &AppState, id: RunId) -> Result<Option<handle::RunView>, ApiError> {
+    let found = limited(state.control.handle.run(id)).await??;
+    let under_way = || state.control.board.run_under_way(id).map(handle::RunView::Active);
+    Ok(found.or_else(under_way))
+}
+
 /// A run beside others of its job. It asks the history twice at most.
 pub(super) async fn detail(state: &AppState, id: &str) -> Result<RunDetail, ApiError> {
     let uuid = Uuid::try_parse(id).map_err(|_no_id| ApiError::no_such_run(id))?;
-    let found = limited(state.control.handle.run(RunId(uuid))).await??;
+    let found = find(state, RunId(uuid)).await?;
     match found.ok_or_else(|| ApiError::no_such_run(id))? {
         handle::RunView::Active(run) => {
             Ok(RunDetail { run: RunView::active(&run), neighbors: None, compared: None })
@@ -319,24 +380,18 @@ pub(super) struct FoundRuns {
 /// One page of the runs that the query asks for. It asks the history once. While the history is away, the first page has
 /// the runs that the worker knows.
 pub(super) async fn page(state: &AppState, query: ListQuery) -> Result<FoundRuns, ApiError> {
-    let mut filter = query.filter()?;
-    let limit = filter.limit;
-    // One more shows whether another page follows.
-    filter.limit = limit + 1;
+    let filter = query.filter()?;
     let handle = &state.control.handle;
-    let mut records = match handle.runs(&filter).await {
-        Ok(records) => records,
-        Err(error) if filter.after.is_none() => {
-            filter.limit = limit;
-            let (records, away) = (handle.known_runs(&filter), error.to_string());
-            return Ok(FoundRuns { records, next: None, history_away: Some(away) });
+    match handle.runs(&filter).await {
+        Ok(handle::RunPage { runs, next }) => {
+            Ok(FoundRuns { records: runs, next: next.map(write_place), history_away: None })
         }
-        Err(error) => return Err(error.into()),
-    };
-    let has_more = records.len() > limit;
-    records.truncate(limit);
-    let next = records.last().filter(|_| has_more).map(|last| write_place(last.place()));
-    Ok(FoundRuns { records, next, history_away: None })
+        Err(error) if filter.after.is_none() => {
+            let (records, away) = (handle.known_runs(&filter), error.to_string());
+            Ok(FoundRuns { records, next: None, history_away: Some(away) })
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// `GET /api/v1/runs?job=&outcome=&trigger=&since=&until=&cursor=&limit=`: finished runs, newest first.
@@ -430,15 +485,15 @@ pub(super) fn trace_parent(headers: &HeaderMap) -> Option<TraceParent> {
 /// The runs, once all have finished. If the client disconnects, the runs go on.
 async fn ended(state: &AppState, ids: &[RunId]) -> Result<Vec<RunView>, ApiError> {
     let handle = &state.control.handle;
-    let mut status = handle.subscribe();
+    let mut changes = handle.run_changes();
     let all = async {
         loop {
             let runs = RunView::all_now(handle, ids).await?;
             if runs.iter().all(|run| run.state == RunState::Finished) {
                 return Ok(runs);
             }
-            // The engine has stopped.
-            status.changed().await.map_err(|_gone| ApiError::stopped())?;
+            // Without a change, the engine has stopped.
+            changes.changed().await.ok_or_else(ApiError::stopped)?;
         }
     };
     // When the worker stops, its last runs may finish at the same moment. They count first.

@@ -8,7 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::day::{Day, JobSample, STEP, Sample};
 use super::definition::fields;
-use super::facts::{Deadlines, Facts, NotWarmOfJob, moment};
+use super::facts::{Deadlines, Facts, NotWarmOfJob, moment, told_since};
+use super::fleet::{self, Fleet, FleetMember};
 use super::job::next_due;
 use super::text::millis;
 use super::troubles::{Found, find, level, verdict};
@@ -40,20 +41,37 @@ const PENDING_WITHIN: Duration = Duration::from_secs(1);
 
 /// Answers what an operator asks.
 pub struct Board {
-    runner: Arc<Runner>,
-    handle: Handle,
+    pub(super) runner: Arc<Runner>,
+    pub(super) handle: Handle,
     day: Day,
     /// Where the values of the jobs come from; a job is missing if that is not known.
     origins: Mutex<BTreeMap<JobName, Origins>>,
     /// What is wrong with the job files that were read last, if the worker could not take them over.
     unreadable: Mutex<Vec<RejectedFor>>,
+    /// The fleet, if the worker is a member of one.
+    pub(super) fleet: Option<Fleet>,
 }
 
 impl Board {
-    /// The board of a worker.
+    /// The board of a worker alone.
     pub fn new(runner: Arc<Runner>, handle: Handle) -> Arc<Self> {
+        Self::of_member(runner, handle, None)
+    }
+
+    /// The board of a worker that is a member of a fleet, if it is.
+    pub fn of_member(
+        runner: Arc<Runner>,
+        handle: Handle,
+        member: Option<FleetMember>,
+    ) -> Arc<Self> {
         let (origins, unreadable) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { runner, handle, day: Day::default(), origins, unreadable })
+        let fleet = member.map(Fleet::new);
+        if fleet.is_some() {
+            // The other members are told of the runs that end here.
+            let clock = Arc::clone(&runner.clock);
+            runner.metrics.news.start(move || clock.now());
+        }
+        Arc::new(Self { runner, handle, day: Day::default(), origins, unreadable, fleet })
     }
 
     /// Says where the values of the jobs in use come from.
@@ -140,24 +158,33 @@ impl Board {
         Limits::of(&self.runner, self.handle.status().started_at, connections)
     }
 
-    /// One page of the tenants that are not warm.
+    /// One page of the tenants that are not warm, those of all members of the fleet.
     pub async fn not_warm(&self, wanted: &Wanted) -> NotWarmTenants {
+        let mut page = self.own_not_warm(wanted).await;
+        let others = self.others();
+        if !others.is_empty() {
+            fleet::add_page(&mut page, &others, wanted);
+        }
+        page
+    }
+
+    pub(super) async fn own_not_warm(&self, wanted: &Wanted) -> NotWarmTenants {
         let page = self.runner.not_warm.page(wanted);
         let owners = page.tenants.iter().map(|one| (one.job.clone(), one.owner.clone()));
         let next_tries = self.pending(owners.collect()).await.map(|pending| pending.next_tries);
         let next_tries = next_tries.unwrap_or_default().into_iter().chain(std::iter::repeat(None));
-        let last = page.tenants.last().filter(|_| page.has_more).map(cursor);
         let unnamed = match wanted.reason {
             Some(_) => 0,
             None => self.runner.not_warm.unnamed(wanted.job.as_ref()),
         };
         let tenants = page.tenants.into_iter().zip(next_tries);
+        let tenants: Vec<_> = tenants.map(|(one, next)| NotWarmTenant::new(one, next)).collect();
         NotWarmTenants {
-            tenants: tenants.map(|(one, next)| NotWarmTenant::new(one, next)).collect(),
+            next: tenants.last().filter(|_| page.has_more).map(NotWarmTenant::cursor),
+            tenants,
             total: page.total,
             more: unnamed,
             active: self.active(),
-            next: last,
         }
     }
 
@@ -175,7 +202,8 @@ impl Board {
     pub fn show(&self) {
         let (status, recent) = (self.handle.status(), self.handle.recent().all());
         for (name, job) in &status.jobs {
-            let deadlines = Deadlines::of(job, recent.get(name), status.started_at);
+            let told_since = told_since(self.fleet.is_some(), &status, &job.job);
+            let deadlines = Deadlines::of(job, recent.get(name), told_since);
             self.runner.metrics.set_late_after(name, deadlines.late_after);
             self.runner.metrics.set_ttl_margin(name, deadlines.ttl_margin);
         }
@@ -205,7 +233,8 @@ impl Board {
         let (coverage, audits) = self.samples();
         let (status, recent) = (self.handle.status(), self.handle.recent().all());
         let of_job = |(name, job): (&JobName, &JobStatus)| {
-            let deadlines = Deadlines::of(job, recent.get(name), status.started_at);
+            let told_since = told_since(self.fleet.is_some(), &status, &job.job);
+            let deadlines = Deadlines::of(job, recent.get(name), told_since);
             let sample = JobSample {
                 coverage: coverage.get(name).and_then(|share| share.ratio()),
                 consistency: audits.get(name).and_then(|audited| audited.equal.ratio()),
@@ -223,7 +252,7 @@ impl Board {
     }
 
     /// The coverage and what the verifier found. While a server is away, nobody knows what a sample would find now.
-    fn samples(&self) -> (BTreeMap<JobName, Share>, BTreeMap<JobName, Audited>) {
+    pub(super) fn samples(&self) -> (BTreeMap<JobName, Share>, BTreeMap<JobName, Audited>) {
         let figures = self.runner.metrics.figures();
         let is_up = |server| figures.down(server).is_none();
         let coverage = is_up(Server::Cache).then(|| figures.coverage());
@@ -262,7 +291,7 @@ impl Board {
             let next_try_at = next_tries.get(&job).copied().flatten();
             (job, NotWarmOfJob { tenants, summary, next_try_at })
         };
-        Facts {
+        let mut facts = Facts {
             now,
             replica: runner.replica.clone(),
             status: self.handle.status(),
@@ -283,7 +312,11 @@ impl Board {
             cache_down: figures.down(Server::Cache),
             history_away: figures.history_away(),
             writes_refused: runner.cache_writes.are_refused(),
-        }
+            is_in_fleet: self.fleet.is_some(),
+            elsewhere: BTreeMap::new(),
+        };
+        fleet::add(&mut facts, &self.others());
+        facts
     }
 }
 
@@ -327,14 +360,6 @@ fn lines(facts: &Facts, troubles: &[Found]) -> Vec<JobLine> {
 fn first(table: &NotWarm, job: &JobName) -> Option<Owner> {
     let wanted = Wanted { job: Some(job.clone()), limit: 1, ..Wanted::default() };
     table.page(&wanted).tenants.pop().map(|one| one.owner)
-}
-
-/// The place of an entry in the list, as the next page's request has it: the job and, after a colon, the tenant.
-fn cursor(last: &Listed) -> String {
-    match &last.owner {
-        Some(tenant) => format!("{}:{tenant}", last.job),
-        None => last.job.to_string(),
-    }
 }
 
 /// Reads a cursor; `None` if it is none.
@@ -398,7 +423,7 @@ impl Board {
         let owner: Owner = Some(id.clone());
         let entries = self.runner.not_warm.of_tenant(&owner);
         if entries.is_empty() {
-            return BTreeMap::new();
+            return fleet::not_warm_in(&self.others(), id);
         }
         let of = entries.keys().map(|job| (job.clone(), owner.clone())).collect();
         let next_tries = self.pending(of).await.map(|pending| pending.next_tries);

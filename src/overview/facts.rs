@@ -7,8 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::Moment;
+use super::elsewhere::Elsewhere;
 use crate::domain::deadline;
-use crate::domain::job::JobName;
+use crate::domain::job::{Job, JobName};
 use crate::domain::run::RunBrief;
 use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::Entry;
@@ -43,10 +44,14 @@ pub(super) struct Facts {
     pub(super) cache_down: Option<Since>,
     pub(super) history_away: Option<Since>,
     pub(super) writes_refused: bool,
+    /// Whether the worker is a member of a fleet.
+    pub(super) is_in_fleet: bool,
+    /// What other members of the fleet do, by job.
+    pub(super) elsewhere: BTreeMap<JobName, Elsewhere>,
 }
 
 /// The tenants of a job that are not warm.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct NotWarmOfJob {
     pub(super) tenants: u64,
     /// Since when, and the most frequent reason.
@@ -65,18 +70,21 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// The deadlines of a job; nothing is late or due that is paused, disabled or held.
+    /// The deadlines of a job, whose runs the worker is told of since then, if it is; nothing is late or due that is paused,
+    /// disabled or held.
     pub(super) fn of(
         job: &JobStatus,
         recent: Option<&RecentRuns>,
-        started_at: DateTime<Utc>,
+        told_since: Option<DateTime<Utc>>,
     ) -> Self {
         let runs = recent.iter().flat_map(|recent| &recent.runs);
         let p95 = deadline::p95(runs.filter(|run| run.all_tenants).map(RunBrief::duration));
         let is_warmed = job.job.enabled && job.pause.is_none();
         let last_success_at = recent.and_then(|recent| recent.last_success_at);
         let gap = job.job.schedule.longest_gap().filter(|_| is_warmed);
-        let late_after = gap.and_then(|gap| deadline::late_after(last_success_at, started_at, gap));
+        let late_after = gap
+            .zip(told_since)
+            .and_then(|(gap, started_at)| deadline::late_after(last_success_at, started_at, gap));
         let last_full = recent.and_then(|recent| recent.last_full);
         let expires_at = last_full
             .and_then(|full| deadline::first_expiry(full.started_at, job.job.shortest_ttl()));
@@ -99,13 +107,25 @@ impl Facts {
     }
 
     pub(super) fn deadlines(&self, job: &JobStatus) -> Deadlines {
-        Deadlines::of(job, self.recent(&job.job.name), self.status.started_at)
+        let told_since = told_since(self.is_in_fleet, &self.status, &job.job);
+        Deadlines::of(job, self.recent(&job.job.name), told_since)
     }
 
     /// Whether a job never had a run that ended, as far as the worker remembers.
     pub(super) fn never_ran(&self, job: &JobName) -> bool {
-        self.recent(job).is_none_or(|recent| recent.runs.is_empty())
+        let is_told =
+            self.status.jobs.get(job).is_none_or(|status| {
+                told_since(self.is_in_fleet, &self.status, &status.job).is_some()
+            });
+        is_told && self.recent(job).is_none_or(|recent| recent.runs.is_empty())
     }
+}
+
+/// Since when the worker is told of a job's runs; `None` if others do them and it is not told: those with another fixed part
+/// of the tenants run a job without tenants.
+pub(super) fn told_since(is_in_fleet: bool, status: &Status, job: &Job) -> Option<DateTime<Utc>> {
+    let is_own = status.shares.is_none_or(|held| !held.of_job(job).is_empty());
+    (is_in_fleet || is_own).then_some(status.started_at)
 }
 
 pub(super) fn moment(at: Option<DateTime<Utc>>) -> Option<Moment> {

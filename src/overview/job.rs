@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::elsewhere::id_in_lists;
 use super::facts::{Deadlines, Facts, moment};
 use super::text::millis;
 use super::{DefinedField, Level, Line, Moment, NotWarmTenant};
@@ -240,6 +241,9 @@ impl JobLine {
         let JobStatus { job, next_due_at, running, queued, pause, .. } = status;
         let recent = facts.recent(&job.name).cloned().unwrap_or_default();
         let Deadlines { late_after, expires_at, ttl_margin, p95 } = facts.deadlines(status);
+        let elsewhere = facts.elsewhere.get(&job.name).cloned().unwrap_or_default();
+        let own = running.as_ref().and_then(|run| Running::of(run, facts.is_in_fleet));
+        let running = elsewhere.with(own);
         let (schedule, timezone) = match &job.schedule {
             Schedule::Every(_) => (job.schedule.to_string(), None),
             Schedule::Cron(cron) => (cron.expression().to_owned(), Some(cron.zone().to_string())),
@@ -247,14 +251,14 @@ impl JobLine {
         Self {
             name: job.name.to_string(),
             description: job.description.clone(),
-            state: state(facts, status),
+            state: state(facts, status, running.is_some()),
             level,
             schedule,
             timezone,
             gap_ms: job.schedule.longest_gap().map(millis),
             ttl_ms: millis(job.ttl),
-            next_due_at: moment(*next_due_at),
-            running: running.as_ref().and_then(Running::of),
+            next_due_at: moment([*next_due_at, elsewhere.next_due_at].into_iter().flatten().min()),
+            running,
             queued: queued.len() as u64,
             last_run: recent.runs.iter().max_by_key(|run| run.finished_at).map(LastRun::of),
             last_success_at: moment(recent.last_success_at),
@@ -276,22 +280,22 @@ impl JobLine {
     }
 }
 
-fn state(facts: &Facts, status: &JobStatus) -> JobState {
-    let JobStatus { job, running, pause, .. } = status;
-    match (running, pause, job.enabled) {
-        (Some(_), _, _) => JobState::Running,
-        (None, _, false) if facts.status.is_held(&job.name) => JobState::Held,
-        (None, _, false) => JobState::Disabled,
-        (None, Some(_), true) => JobState::Paused,
-        (None, None, true) => JobState::Idle,
+fn state(facts: &Facts, status: &JobStatus, is_running: bool) -> JobState {
+    let JobStatus { job, pause, .. } = status;
+    match (is_running, pause, job.enabled) {
+        (true, _, _) => JobState::Running,
+        (false, _, false) if facts.status.is_held(&job.name) => JobState::Held,
+        (false, _, false) => JobState::Disabled,
+        (false, Some(_), true) => JobState::Paused,
+        (false, None, true) => JobState::Idle,
     }
 }
 
 impl Running {
-    fn of(run: &ActiveRun) -> Option<Self> {
+    fn of(run: &ActiveRun, is_in_fleet: bool) -> Option<Self> {
         let progress = run.progress.now();
         Some(Self {
-            id: run.id,
+            id: id_in_lists(is_in_fleet, run),
             trigger: run.trigger,
             started_at: Moment(run.started_at?),
             tenants_total: progress.tenants_total,

@@ -11,11 +11,14 @@ mod board;
 mod changes;
 mod day;
 mod definition;
+mod elsewhere;
 mod facts;
 mod figures;
+mod fleet;
 mod hour;
 mod job;
 mod limits;
+mod membership;
 mod run;
 mod tenant;
 #[cfg(test)]
@@ -26,7 +29,7 @@ mod verdict;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::audit::{Audit, AuditOfJob, Privacy, ValuePart, WrongKey};
 pub use self::board::{Board, Sought, read_cursor};
@@ -36,6 +39,7 @@ pub use self::figures::{
     CacheMemory, Consistency, Coverage, Feed, FeedState, Figures, Freshness, HitRate, JobShare,
     Line, Reads, ReadsOfFamily,
 };
+pub use self::fleet::{FleetMember, FleetView, MemberView};
 pub use self::hour::{Busiest, Collision, NextHour};
 pub use self::job::{
     BatchOfJob, FirstFailure, JobDetail, JobLine, JobSeries, JobState, LastRun, PauseView, RunBar,
@@ -52,6 +56,12 @@ pub use crate::engine::run::not_warm::Wanted;
 /// A moment, which is written in UTC with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
 pub struct Moment(#[schemars(with = "String", extend("format" = "date-time"))] pub DateTime<Utc>);
+
+impl<'d> Deserialize<'d> for Moment {
+    fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
+        DateTime::deserialize(deserializer).map(Self)
+    }
+}
 
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

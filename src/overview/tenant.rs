@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Moment;
 use super::facts::moment;
@@ -10,7 +10,7 @@ use crate::domain::report::FailureKind;
 use crate::engine::run::not_warm::{Entry, Listed, Reason};
 
 /// A tenant that is not warm in one job: its keys may be missing, old, or live for the provisional TTL only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NotWarmTenant {
     /// The tenant's id; null for a job without tenants.
     pub tenant: Option<String>,
@@ -35,7 +35,8 @@ pub struct NotWarmTenants {
     pub tenants: Vec<NotWarmTenant>,
     /// How many there are that match the filters, over all pages.
     pub total: u64,
-    /// How many more there are that the worker does not know by name: it remembers 10,000.
+    /// How many more there are that the worker does not know by name: it remembers 10,000 of its own, and 100 of each
+    /// other member of its fleet.
     pub more: u64,
     /// Active tenants; null before the first tenant list.
     pub active: Option<u64>,
@@ -129,6 +130,23 @@ impl NotWarmTenant {
             since: Moment(since),
             tries,
             next_try_at: moment(next_try_at),
+        }
+    }
+    /// What is known of it.
+    pub(super) fn entry(&self) -> Entry {
+        Entry {
+            reason: self.kind.map_or(Reason::Unverified, Reason::Failed),
+            message: self.message.as_str().into(),
+            since: self.since.0,
+            tries: self.tries,
+        }
+    }
+
+    /// Its place in the list, as the next page's request has it: the job and, after a colon, the tenant.
+    pub(super) fn cursor(&self) -> String {
+        match &self.tenant {
+            Some(tenant) => format!("{}:{tenant}", self.job),
+            None => self.job.clone(),
         }
     }
 }

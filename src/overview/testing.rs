@@ -11,6 +11,7 @@ use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::FailureKind;
 use crate::domain::run::{FullRun, Outcome, RunBrief, RunId, Trigger};
+use crate::domain::share::Shares;
 use crate::engine::run::batch_sizes::BatchSizes;
 use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::{Entry, Reason};
@@ -36,6 +37,7 @@ pub(super) fn name(job: &str) -> JobName {
 pub(super) fn facts(jobs: &[&str]) -> Facts {
     let health = Beat { silent_for: Duration::ZERO, limit: Duration::from_secs(10) };
     let status = Status {
+        shares: None,
         started_at: at("08:00"),
         phase: Phase::Running,
         jobs: jobs.iter().map(|job| (name(job), status(example(job, Vec::new())))).collect(),
@@ -63,6 +65,8 @@ pub(super) fn facts(jobs: &[&str]) -> Facts {
         cache_down: None,
         history_away: None,
         writes_refused: false,
+        is_in_fleet: false,
+        elsewhere: BTreeMap::new(),
     }
 }
 
@@ -75,6 +79,7 @@ fn status(job: Job) -> JobStatus {
         queued: Vec::new(),
         last_run: None,
         last_success_at: None,
+        unwarmed: Shares::ALL,
         pause: None,
         batch,
     }
@@ -91,6 +96,7 @@ pub(super) fn recent() -> RecentRuns {
         started_at,
         finished_at,
         all_tenants: true,
+        shares: None,
         keys: 10,
     };
     let full = FullRun {

@@ -205,7 +205,7 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
     let upkeep = estimator.upkeep(&enabled, verification).await;
     // If the cache does not report its memory, the rest of the plan is still useful.
     let stats = app.runner.cache.stats().await.ok();
-    let shares = worker_shares(&loaded.settings);
+    let shares = worker_shares(&loaded.settings, loaded.settings.database.max_connections);
     let jobs = found.iter().map(|found| JobPlan::new(found, shares, estimator.now)).collect();
     let common = Common { upkeep, stats, worker };
     let plan = Plan::new(jobs, &enabled, &common);

@@ -14,11 +14,14 @@ pub(in crate::cli) struct Options {
 }
 
 pub(in crate::cli) async fn run(global: &Global, options: Options) -> Result<Exit, Failure> {
-    let overview = Worker::of(&options.worker, global)?.get("/api/v1/overview").await?;
+    let worker = Worker::of(&options.worker, global)?;
+    let overview = worker.get("/api/v1/overview").await?;
     if options.worker.json {
         output::json(&overview)?;
     } else {
-        output::result(&text(&overview))?;
+        // An older worker knows no fleets.
+        let fleet = worker.get("/api/v1/fleet").await.unwrap_or_default();
+        output::result(&(text(&overview) + &members(&fleet)))?;
     }
     Ok(match overview["verdict"]["level"].as_str() {
         Some("warning" | "critical") => Exit::Failed,
@@ -41,6 +44,29 @@ fn text(overview: &Value) -> String {
     text.push('\n');
     let rows = list("jobs").into_iter().map(|job| row(&job));
     text + &table(&["job", "state", "last", "outcome", "next", "cover"], rows)
+}
+
+/// The members of the fleet; empty without one.
+fn members(fleet: &Value) -> String {
+    if fleet["enabled"] != true {
+        return String::new();
+    }
+    let members = fleet["members"].as_array().cloned().unwrap_or_default();
+    let rows = members.iter().map(|member| {
+        let shares = member["share_count"].as_u64().unwrap_or_default();
+        vec![
+            cut(&member["replica"], 32),
+            cut(&member["version"], 12),
+            when(&member["since"]),
+            if shares == 0 { "stands by".to_owned() } else { format!("{shares} of 64") },
+            cut(&member["address"], 24),
+        ]
+    });
+    let table = table(&["member", "version", "started", "shares", "address"], rows);
+    let vacant = fleet["vacant"].as_str().map(|shares| {
+        format!("\nnobody holds the shares {} at this moment\n", output::shown(shares))
+    });
+    format!("\n{table}{}", vacant.unwrap_or_default())
 }
 
 /// Why there is a trouble, since when, and what to do.

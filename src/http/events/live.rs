@@ -127,7 +127,7 @@ impl Changes {
         }
         self.seen = now;
         if figures {
-            for part in ["head", "changes", "limits"] {
+            for part in ["head", "changes", "limits", "fleet"] {
                 parts.add(part);
             }
         }
@@ -141,9 +141,10 @@ impl Changes {
             }
             Err(_lost) => {
                 self.read = self.metrics.news.latest();
-                for part in
-                    ["head", "jobs", "runs", "tenants", "audit", "changes", "settings", "limits"]
-                {
+                for part in [
+                    "head", "jobs", "runs", "tenants", "audit", "changes", "settings", "limits",
+                    "fleet",
+                ] {
                     parts.add(part);
                 }
             }
@@ -238,8 +239,17 @@ impl Parts {
 
 /// Whether a job shows nothing new.
 fn same_job(before: &JobStatus, now: &JobStatus) -> bool {
-    let JobStatus { job, next_due_at, running, queued, last_run, last_success_at, batch, pause } =
-        before;
+    let JobStatus {
+        job,
+        next_due_at,
+        running,
+        queued,
+        last_run,
+        last_success_at,
+        unwarmed,
+        batch,
+        pause,
+    } = before;
     let ids = |runs: &[ActiveRun]| -> Vec<RunId> { runs.iter().map(|run| run.id).collect() };
     let id = |run: &Option<ActiveRun>| run.as_ref().map(|run| (run.id, run.started_at));
     let last = |run: &Option<Arc<_>>| run.as_ref().map(Arc::as_ptr);
@@ -249,6 +259,7 @@ fn same_job(before: &JobStatus, now: &JobStatus) -> bool {
         && ids(queued) == ids(&now.queued)
         && last(last_run) == last(&now.last_run)
         && *last_success_at == now.last_success_at
+        && *unwarmed == now.unwarmed
         && *pause == now.pause
         && Arc::ptr_eq(batch, &now.batch)
 }

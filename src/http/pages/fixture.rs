@@ -10,9 +10,12 @@ use crate::domain::change::ResyncCause;
 use crate::domain::job::tests::example;
 use crate::domain::job::{Job, JobName, Key, Query, Shape, Table};
 use crate::domain::key::KeyTemplate;
-use crate::domain::report::{BatchTime, FailedOfKind, Failure, FailureKind, Outcome, Report};
+use crate::domain::report::{
+    BatchTime, FailedOfKind, Failure, FailureKind, Outcome, Report, TenantCounts,
+};
 use crate::domain::retry::BreakerState;
-use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::run::{RunId, RunPart, RunRecord, Trigger};
+use crate::domain::share::Shares;
 use crate::domain::who::Who;
 use crate::engine::schedule::status::{RejectedFor, Rejection, Rejections};
 use crate::http::SettingInUse;
@@ -20,9 +23,9 @@ use crate::http::access::Rights;
 use crate::overview::{
     Audit, AuditOfJob, BatchOfJob, Busiest, CacheMemory, Change, Changes, Collision, Comparison,
     Connections, Consistency, Coverage, DefinedField, Feed, FeedState, Figures, FirstFailure,
-    Freshness, HitRate, JobDetail, JobLine, JobOfTenant, JobSeries, JobShare, JobState,
-    KeyOfTenant, LastResync, LastRun, Level, Limits, Line, Link, LinkKind, Moment, NextHour,
-    NotWarmTenant, NotWarmTenants, Overview, PauseView, Permits, PermitsOfJob, Reads,
+    FleetView, Freshness, HitRate, JobDetail, JobLine, JobOfTenant, JobSeries, JobShare, JobState,
+    KeyOfTenant, LastResync, LastRun, Level, Limits, Line, Link, LinkKind, MemberView, Moment,
+    NextHour, NotWarmTenant, NotWarmTenants, Overview, PauseView, Permits, PermitsOfJob, Reads,
     ReadsOfFamily, RowMemory, RunBar, Running, ServerBreaker, Skip, TenantDetail, Trouble,
     TroubleKind, ValuePart, Verdict, WarmState, WatchedTable, WrongKey,
 };
@@ -552,6 +555,8 @@ pub(super) fn run() -> RunRecord {
         job: JobName::parse("products").unwrap(),
         trigger: Trigger::Request,
         requested_by: Who::named(HOSTILE),
+        shares: None,
+        parts: Vec::new(),
         all_tenants: Some(true),
         outcome: Outcome::Partial,
         due_at: before(246).0,
@@ -561,6 +566,47 @@ pub(super) fn run() -> RunRecord {
         replica: HOSTILE.to_owned(),
         version: "0.1.0".to_owned(),
     }
+}
+
+/// A run of a fleet, of which one member has not ended its part.
+pub(super) fn fleet_run() -> RunRecord {
+    let shares = |text: &str| Shares::parse(text).unwrap();
+    let part = |number: u128, of: &str, outcome, replica: &str| RunPart {
+        id: run_id(number),
+        shares: shares(of),
+        outcome,
+        started_at: before(245).0,
+        finished_at: before(244).0,
+        tenants: TenantCounts { total: 2_500, ok: 2_490, failed: 10, fenced: 0 },
+        keys: 9_102,
+        replica: replica.to_owned(),
+        version: "0.1.0".to_owned(),
+    };
+    let parts = vec![
+        part(50, "0-20", Outcome::Partial, HOSTILE),
+        part(51, "21-40", Outcome::Ok, "worker-2"),
+    ];
+    let (shares, trigger) = (Some(shares("0-40")), Trigger::Schedule);
+    let id = RunId::of_fleet(&run().job, trigger, run().due_at);
+    RunRecord { id, trigger, shares, parts, ..run() }
+}
+
+/// A fleet of two, of which one stands by.
+pub(super) fn fleet() -> FleetView {
+    let member = |id: &str, replica: &str, shares: &str, share_count| MemberView {
+        id: id.to_owned(),
+        replica: replica.to_owned(),
+        version: "0.1.0".to_owned(),
+        address: "10.0.0.7:9464".to_owned(),
+        since: before(7_200),
+        shares: shares.to_owned(),
+        share_count,
+        is_this: share_count == 0,
+        tenants_not_warm: 21,
+        running: if share_count == 0 { Vec::new() } else { vec!["products".to_owned()] },
+    };
+    let members = vec![member("a1", HOSTILE, "0-60", 61), member(HOSTILE, "worker-2", "", 0)];
+    FleetView { enabled: true, as_of: before(0), members, vacant: Some("61-63".to_owned()) }
 }
 
 pub(super) fn comparison() -> Comparison {

@@ -26,6 +26,8 @@ pub(in crate::http) struct Shell {
     signed: Signed,
     /// The link to the same data as JSON.
     json: Option<String>,
+    /// Whether the worker is a member of a fleet, which has a page.
+    has_fleet: bool,
     /// The worker's clock, for a browser whose clock is wrong.
     now: Option<DateTime<Utc>>,
 }
@@ -48,7 +50,13 @@ impl Shell {
     /// proxy takes off.
     pub(in crate::http) fn at(path: &str) -> Self {
         let (links, section) = (Links::from(path), Section::of(path));
-        Self { links, section, signed: Signed::Unknown, json: None, now: None }
+        let signed = Signed::Unknown;
+        Self { links, section, signed, json: None, has_fleet: false, now: None }
+    }
+
+    fn sections(&self) -> impl Iterator<Item = Section> {
+        let has_fleet = self.has_fleet;
+        Section::ALL.into_iter().filter(move |section| has_fleet || *section != Section::Fleet)
     }
 
     /// The same for this viewer, if they signed in.
@@ -78,7 +86,8 @@ impl FromRequestParts<AppState> for Shell {
             Some(_) | None => Signed::Never,
         };
         let now = Some(state.control.handle.now());
-        Ok(Self { signed, now, ..Self::at(parts.uri.path()) })
+        let has_fleet = state.control.board.is_in_fleet();
+        Ok(Self { signed, has_fleet, now, ..Self::at(parts.uri.path()) })
     }
 }
 
@@ -91,17 +100,19 @@ enum Section {
     Tenants,
     Audit,
     Changes,
+    Fleet,
     Settings,
 }
 
 impl Section {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Overview,
         Self::Jobs,
         Self::Runs,
         Self::Tenants,
         Self::Audit,
         Self::Changes,
+        Self::Fleet,
         Self::Settings,
     ];
 
@@ -114,6 +125,7 @@ impl Section {
             Self::Tenants => "tenants",
             Self::Audit => "audit",
             Self::Changes => "changes",
+            Self::Fleet => "fleet",
             Self::Settings => "settings",
         }
     }
@@ -126,6 +138,7 @@ impl Section {
             Self::Tenants => "Tenants",
             Self::Audit => "Audit",
             Self::Changes => "Changes",
+            Self::Fleet => "Fleet",
             Self::Settings => "Settings",
         }
     }
@@ -180,7 +193,7 @@ fn header(shell: &Shell) -> Markup {
                     "preheat"
                 }
                 nav aria-label="Pages" {
-                    @for section in Section::ALL {
+                    @for section in shell.sections() {
                         @let current = (shell.section == Some(section)).then_some("page");
                         a href=(links.to(section.segment())) aria-current=[current] {
                             (section.title())

@@ -10,6 +10,7 @@ mod chart;
 mod context;
 pub(super) mod errors;
 mod find;
+mod fleet;
 mod job;
 mod jobs;
 pub(super) mod layout;
@@ -60,6 +61,7 @@ pub(super) fn routes() -> Router<AppState> {
         .route("/audit", get(audit::show))
         .route("/changes", get(changes::show))
         .route("/settings", get(settings::show))
+        .route("/fleet", get(fleet::show))
         .route("/login", get(login::show))
         .route("/find", get(find::show))
         .merge(actions::routes())

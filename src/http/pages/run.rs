@@ -4,6 +4,7 @@ use crate::engine::schedule::handle::RunView;
 use crate::http::AppState;
 use crate::http::answer::ApiError;
 use crate::http::body::Segment;
+use crate::http::runs::find;
 use crate::http::session::Viewer;
 use axum::extract::State;
 use axum::response::Response;
@@ -16,7 +17,8 @@ use super::layout::{Shell, page};
 use super::runs;
 use super::words;
 use crate::domain::report::{BatchTime, FailedOfKind, Failure, KeyCounts, Report};
-use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::run::{RunId, RunPart, RunRecord, Trigger};
+use crate::domain::whole;
 use crate::engine::schedule::status::ActiveRun;
 use crate::overview::{Change, Comparison, Neighbors};
 
@@ -40,6 +42,7 @@ pub(super) fn ended(view: &Ended<'_>, context: Context<'_>) -> Markup {
             (beside(*neighbors, context))
             (time(run))
             (result(run, context))
+            (parts(run, context))
             (failures(run, context))
             (compared(comparison.as_ref(), context))
         }
@@ -94,9 +97,25 @@ fn title(run: &RunRecord, context: Context<'_>) -> Markup {
                 "."
             }
             p.muted { code { (id) } " · " (words::text(replica)) " · preheat " (words::text(version)) }
+            (part_of(run, context))
             @if *trigger == Trigger::Change {
                 p.links { a href=(context.links.changes()) { "the change feed" } }
             }
+        }
+    }
+}
+
+/// The record of one worker of a fleet leads to the run of which it is a part.
+fn part_of(run: &RunRecord, context: Context<'_>) -> Markup {
+    let whole = run.part_of().filter(|(whole, _)| *whole != run.id);
+    html! {
+        @if let Some((whole, shares)) = whole {
+            p.links {
+                "This worker's part, the shares " (shares) ", of "
+                a href=(context.links.run(whole)) { "the fleet's run" }
+            }
+        } @else if run.parts.is_empty() && let Some(shares) = run.shares {
+            p.muted { "It was for the shares " (shares) ", which the worker took or held." }
         }
     }
 }
@@ -198,6 +217,48 @@ fn result(run: &RunRecord, context: Context<'_>) -> Markup {
         }
         @if report.tenants.total == 0 && report.failures.is_empty() {
             p.empty { "The run had no tenants: see " a href=(context.links.settings()) { "the settings" } " for the tenant query." }
+        }
+    }
+}
+
+/// What each worker of the fleet did of the run.
+fn parts(run: &RunRecord, context: Context<'_>) -> Markup {
+    const COLUMNS: [&str; 7] =
+        ["Worker", "Shares", "Outcome", "Started", "Took", "Tenants ok", "Keys written"];
+    if run.parts.is_empty() {
+        return html! {};
+    }
+    let missing = whole::missing(run);
+    html! {
+        section aria-labelledby="parts-title" {
+            h2 #parts-title { "Parts" }
+            @if !missing.is_empty() {
+                p { (words::state(words::Look::Partial, "not complete")) " No worker has ended it for the shares " (missing) ": nobody held them, or their part goes on." }
+            }
+            table.cards.parts aria-label="Parts" {
+                thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
+                tbody { @for one in &run.parts { (part(one, context)) } }
+            }
+        }
+    }
+}
+
+fn part(part: &RunPart, context: Context<'_>) -> Markup {
+    let RunPart { id, shares, outcome, started_at, finished_at, tenants, keys, replica, version } =
+        part;
+    let took = (*finished_at - *started_at).to_std().unwrap_or_default();
+    html! {
+        tr {
+            th scope="row" {
+                a href=(context.links.run(id)) title=(id) { (words::text(replica)) }
+                div.note { "preheat " (words::text(version)) }
+            }
+            td data-label="Shares" { (shares) }
+            td data-label="Outcome" { (words::outcome(*outcome)) }
+            td data-label="Started" { (words::clock(*started_at, context.now)) }
+            td.number data-label="Took" { (words::span(took)) }
+            td.number data-label="Tenants ok" { (words::count(tenants.ok)) " of " (words::count(tenants.total)) }
+            td.number data-label="Keys written" { (words::count(*keys)) }
         }
     }
 }
@@ -319,7 +380,7 @@ pub(super) async fn show(
 ) -> Result<Response, ApiError> {
     let no_such_run = || ApiError::no_such_run(&id);
     let uuid = Uuid::try_parse(&id).map_err(|_no_id| no_such_run())?;
-    let found = state.control.handle.run(RunId(uuid)).await?.ok_or_else(no_such_run)?;
+    let found = find(&state, RunId(uuid)).await?.ok_or_else(no_such_run)?;
     let shell = shell.with_json(format_args!("runs/{uuid}"));
     let context = Context::new(&shell, &state, &viewer);
     let body = match &found {

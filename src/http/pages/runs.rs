@@ -16,6 +16,7 @@ use super::tenants::select;
 use super::words;
 use crate::domain::report::{Outcome, Report};
 use crate::domain::run::{RunRecord, Trigger};
+use crate::domain::whole;
 use crate::engine::schedule::status::ActiveRun;
 
 /// How many runs under way the page lists.
@@ -190,7 +191,16 @@ fn row(run: &RunRecord, context: Context<'_>) -> Markup {
             }
             td data-label="Job" { (context.job(job.as_str())) }
             td data-label="Why" title=(words::trigger_reason(*trigger)) { (trigger.as_str()) }
-            td data-label="Outcome" { (words::outcome(*outcome)) }
+            td data-label="Outcome" {
+                (words::outcome(*outcome))
+                @if !run.parts.is_empty() {
+                    @let missing = whole::missing(run);
+                    div.note {
+                        "by " (words::counted(run.parts.len() as u64, "worker"))
+                        @if !missing.is_empty() { ", without shares " (missing) }
+                    }
+                }
+            }
             td.number data-label="Waited" { (words::span(waited(run))) }
             td.number data-label="Took" { (words::span(run.duration())) }
             td data-label="Tenants" { (tenants(report)) }

@@ -6,7 +6,9 @@ use super::context::Context;
 use super::links::Links;
 use super::run::Ended;
 use super::runs::View;
-use super::{audit, changes, fixture, job, jobs, overview, run, runs, settings, tenant, tenants};
+use super::{
+    audit, changes, fixture, fleet, job, jobs, overview, run, runs, settings, tenant, tenants,
+};
 use crate::http::access::Rights;
 use crate::overview::Neighbors;
 
@@ -25,6 +27,9 @@ fn bodies(rights: Rights) -> Vec<(&'static str, Markup)> {
         ("/runs", runs_page(vec![run.clone()], &names, top)),
         ("/runs without any", runs_page(Vec::new(), &names, top)),
         ("/runs/1", run_page(&run, below)),
+        ("/runs of a fleet", runs_page(vec![fixture::fleet_run()], &names, top)),
+        ("/runs/2", run_page(&fixture::fleet_run(), below)),
+        ("/fleet", fleet::body(&fixture::fleet(), top)),
         ("/audit", audit::body(&fixture::audit(rights), top)),
         ("/changes", changes::body(&fixture::changes(), top)),
         ("/settings", settings_page(top)),
