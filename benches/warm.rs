@@ -30,7 +30,9 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use futures::{StreamExt, TryStreamExt, stream};
-use preheat_sandbox::{Clinic, Options, PostgresOptions, Sandbox};
+use preheat_sandbox::{
+    Clinic, Options, PostgresOptions, Redis, RedisCluster, RedisOptions, Sandbox,
+};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use sqlx::postgres::{PgConnectOptions, PgPoolCopyExt, PgPoolOptions};
 use sqlx::types::Uuid;
@@ -102,6 +104,9 @@ struct Arguments {
     /// Another build to measure in the same rounds, in turn.
     #[arg(long)]
     against: Option<PathBuf>,
+    /// Warm a Redis Cluster of three nodes on this machine in the same rounds, too.
+    #[arg(long)]
+    cluster: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -215,7 +220,9 @@ async fn main() {
     lay_out(arguments.order, &url).await;
 
     let folder = tempfile::tempdir().unwrap();
-    let bench = Bench { arguments, sandbox, folder: folder.path().to_owned() };
+    let cluster = || RedisCluster::start(3, false, &RedisOptions::default()).expect("a cluster");
+    let cluster = arguments.cluster.then(cluster);
+    let bench = Bench { arguments, sandbox, cluster, folder: folder.path().to_owned() };
     bench.run().await;
 }
 
@@ -231,6 +238,7 @@ async fn lay_out(order: Order, url: &str) {
 struct Bench {
     arguments: Arguments,
     sandbox: Sandbox,
+    cluster: Option<RedisCluster>,
     folder: PathBuf,
 }
 
@@ -238,21 +246,27 @@ impl Bench {
     async fn run(&self) {
         // One round that does not count: it fills the database's buffers and gives the entries.
         self.flush().await;
-        self.warm(&self.arguments.program);
+        let url = self.sandbox.redis().url();
+        self.warm(&self.arguments.program, &url);
         let queries = self.queries();
         let entries = self.entries().await;
         let (mut warms, mut others, mut floors) = (Warms::default(), Warms::default(), Vec::new());
+        let mut on_cluster = Warms::default();
         for round in 1..=self.arguments.runs {
             eprintln!("round {round} of {}", self.arguments.runs);
-            let mut in_turn = vec![(&self.arguments.program, &mut warms)];
-            in_turn.extend(self.arguments.against.as_ref().map(|other| (other, &mut others)));
+            let program = &self.arguments.program;
+            let mut in_turn = vec![(program, url.clone(), &mut warms)];
+            let other = self.arguments.against.as_ref();
+            in_turn.extend(other.map(|other| (other, url.clone(), &mut others)));
+            let cluster = self.cluster.as_ref();
+            in_turn.extend(cluster.map(|cluster| (program, cluster.url(), &mut on_cluster)));
             if round.is_multiple_of(2) {
                 in_turn.reverse();
             }
-            for (program, warms) in in_turn {
+            for (program, url, warms) in in_turn {
                 self.flush().await;
-                warms.cold.push(self.warm(program));
-                warms.refresh.push(self.warm(program));
+                warms.cold.push(self.warm(program, &url));
+                warms.refresh.push(self.warm(program, &url));
             }
             floors.push(self.floor(&entries).await);
         }
@@ -274,9 +288,13 @@ impl Bench {
         if let Some(other) = &self.arguments.against {
             println!("\n{}", comparison(&other.display().to_string(), &warms, &others));
         }
+        if self.cluster.is_some() {
+            let title = "a Redis Cluster of three nodes on this machine";
+            println!("\n{title}\n{}", comparison("one Redis", &on_cluster, &warms));
+        }
     }
 
-    fn command(&self, program: &Path) -> Command {
+    fn command(&self, program: &Path, cache: &str) -> Command {
         let mut command = Command::new(program);
         command
             .arg("warm")
@@ -284,7 +302,7 @@ impl Bench {
             .arg("--json")
             .current_dir(&self.folder)
             .env("DATABASE_URL", self.sandbox.postgres().url("postgres"))
-            .env("REDIS_URL", self.sandbox.redis().url())
+            .env("REDIS_URL", cache)
             .env("PREHEAT_JOBS", &self.arguments.jobs)
             .env("PREHEAT_RUNNER__CONCURRENCY", self.arguments.concurrency.to_string())
             .env("PREHEAT_DATABASE__MAX_CONNECTIONS", self.arguments.connections.to_string())
@@ -292,14 +310,14 @@ impl Bench {
         command
     }
 
-    /// Runs the program once and measures it.
-    fn warm(&self, program: &Path) -> Warm {
+    /// Runs the program once with this cache and measures it.
+    fn warm(&self, program: &Path, cache: &str) -> Warm {
         let report = File::create(self.report()).unwrap();
         let log = File::create(self.folder.join("log")).unwrap();
         let before = self.server_cpu();
         let start = Instant::now();
         let mut child =
-            self.command(program).stdout(report).stderr(log).spawn().expect("the program");
+            self.command(program, cache).stdout(report).stderr(log).spawn().expect("the program");
         let id = child.id();
         let pid = Pid::from_raw(id.try_into().unwrap()).unwrap();
         let mut peak_rss = 0.0;
@@ -439,19 +457,25 @@ impl Bench {
         };
         ServerCpu {
             postgres: cpu(postgres, WithChildren).unwrap() + background,
-            redis: cpu(self.sandbox.redis().pid().unwrap(), Own).unwrap(),
+            redis: self.redis_servers().map(|redis| cpu(redis.pid().unwrap(), Own).unwrap()).sum(),
         }
     }
 
+    /// The one Redis, and the nodes of the cluster.
+    fn redis_servers(&self) -> impl Iterator<Item = &Redis> {
+        let nodes = self.cluster.as_ref().map(RedisCluster::nodes).unwrap_or_default();
+        std::iter::once(self.sandbox.redis()).chain(nodes)
+    }
+
     async fn flush(&self) {
-        let mut cache = self.cache().await;
-        let () = redis::cmd("FLUSHALL").query_async(&mut cache).await.unwrap();
+        for server in self.redis_servers() {
+            let mut cache = connect(server).await;
+            let () = redis::cmd("FLUSHALL").query_async(&mut cache).await.unwrap();
+        }
     }
 
     async fn cache(&self) -> redis::aio::MultiplexedConnection {
-        let client = redis::Client::open(self.sandbox.redis().url()).unwrap();
-        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
-        client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+        connect(self.sandbox.redis()).await
     }
 
     /// Writes the warmed keys down as commands.
@@ -479,6 +503,12 @@ impl Bench {
         assert!(entries.keys > 0, "nothing was warmed");
         entries
     }
+}
+
+async fn connect(server: &Redis) -> redis::aio::MultiplexedConnection {
+    let client = redis::Client::open(server.url()).unwrap();
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
 /// A line of the table: its name, its digits, and how to get it from the rounds.

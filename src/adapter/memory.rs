@@ -80,16 +80,33 @@ impl History for MemoryHistory {
     fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>> {
         Box::pin(async move {
             let kept = self.records();
-            let of_job = || kept.iter().filter(|record| record.job == run.job);
+            let is_beside = |record: &&RunRecord| {
+                record.job == run.job && record.listed_id() != run.listed_id()
+            };
+            let of_job = || kept.iter().filter(is_beside);
             let earlier = || of_job().rev().filter(|record| record.place() < run.place());
             let is_like = |record: &&RunRecord| {
                 record.outcome == Outcome::Ok && record.is_for_all() == run.is_for_all()
             };
+            let later = of_job().find(|record| record.place() > run.place());
             Ok(Beside {
-                earlier: earlier().next().map(|record| record.id),
-                later: of_job().find(|record| record.place() > run.place()).map(|later| later.id),
+                earlier: earlier().next().map(RunRecord::listed_id),
+                later: later.map(RunRecord::listed_id),
                 last_ok: earlier().find(is_like).cloned(),
             })
+        })
+    }
+
+    fn parts<'a>(
+        &'a self,
+        due: &'a [DateTime<Utc>],
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let due: Vec<i64> = due.iter().map(DateTime::timestamp_millis).collect();
+            let is_part = |record: &&RunRecord| {
+                record.shares.is_some() && due.contains(&record.due_at.timestamp_millis())
+            };
+            Ok(self.records().iter().filter(is_part).cloned().collect())
         })
     }
 

@@ -15,13 +15,16 @@ use super::{App, AppError, database_settings};
 use crate::adapter::postgres::{
     self, ChangesError, Database, PostgresFeedSource, Standing, TroubleNote, Versions, WaitNote,
 };
-use crate::config::{ChangesMode, Settings};
+use crate::config::{ChangesMode, FleetShares, Settings};
 use crate::domain::change::{ChangeSource, ChangeSourceId, WatchedTables};
 use crate::domain::job::Jobs;
+use crate::domain::share::Share;
 use crate::domain::spelling::listed;
+use crate::engine::ports::{FeedSource, Relay};
 use crate::engine::run::Runner;
 use crate::engine::schedule::handle::Handle;
 use crate::engine::tasks::feed::{Begun, Feeder};
+use crate::engine::tasks::relay::RelayedSource;
 use crate::engine::tasks::supervisor::Supervisor;
 use crate::observe::event;
 
@@ -50,6 +53,8 @@ pub(super) struct FeedSupervisor {
     tenant_column: String,
     database: Arc<Database>,
     source: Arc<PostgresFeedSource>,
+    /// Where the members of a fleet pass on what one of them reads in the log.
+    relay: Option<Arc<dyn Relay>>,
     runner: Arc<Runner>,
     /// The jobs as last read.
     jobs: watch::Receiver<Jobs>,
@@ -133,12 +138,15 @@ impl FeedSupervisor {
         let waits = wait_note(Arc::clone(&runner));
         let source = PostgresFeedSource::new(Arc::clone(&database), direct, trouble)?;
         let source = source.telling(waits);
+        // Replicas with fixed parts may have caches of their own: each of them reads the log itself.
+        let is_member = settings.fleet.shares == FleetShares::Leased;
         Ok(Some(Self {
             mode,
             tenants_sql: settings.tenants.sql.clone(),
             tenant_column,
             database,
             source: Arc::new(source),
+            relay: is_member.then(|| Arc::clone(&app.cache) as _),
             runner,
             jobs,
             versions: Versions::default(),
@@ -216,7 +224,22 @@ impl FeedSupervisor {
 
     fn feeder(&self, handle: &Handle) -> Feeder {
         let (source, runner) = (Arc::clone(&self.source), Arc::clone(&self.runner));
+        let source: Arc<dyn FeedSource> = match &self.relay {
+            None => source,
+            Some(relay) => {
+                let log = Arc::clone(&source);
+                let is_logged = Arc::new(move || log.reads_log());
+                let runner = Arc::clone(&runner);
+                Arc::new(RelayedSource::new(source, Arc::clone(relay), runner, is_logged))
+            }
+        };
         Feeder::new(source, handle.clone(), runner, self.tenant_column.clone())
+    }
+
+    /// Whether another member of the fleet reads the log for this one.
+    fn follows(&self) -> bool {
+        let is_first = || self.runner.ownership.held().has(Share::FIRST);
+        self.relay.is_some() && self.source.reads_log() && !is_first()
     }
 
     fn sources(&self) -> Vec<ChangeSource> {
@@ -259,7 +282,10 @@ impl FeedSupervisor {
         if standing.whole.is_empty() && standing.partly.is_empty() {
             return Look::NotInstalled(standing.lacking.len());
         }
-        if !is_listening && let Err(error) = self.source.prepare().await {
+        if !is_listening
+            && !self.follows()
+            && let Err(error) = self.source.prepare().await
+        {
             return Look::Impossible(error.0);
         }
         Look::Ready(standing)

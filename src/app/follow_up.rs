@@ -225,6 +225,8 @@ mod tests {
             version: String::new(),
             all_tenants: Some(true),
             requested_by: None,
+            shares: None,
+            parts: Vec::new(),
         }
     }
 

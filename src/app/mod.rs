@@ -1,6 +1,7 @@
 //! The composition root: connects, builds, starts and drains the worker.
 
 mod feed;
+mod fleet;
 mod folder_watch;
 pub mod follow_up;
 mod front;
@@ -23,6 +24,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 use self::feed::{FeedSupervisor, Supervised};
+use self::fleet::Fleet;
 use self::folder_watch::FolderWatch;
 use self::front::Front;
 use self::keeper::{Keeper, bell_patterns, tell_rejected};
@@ -42,20 +44,21 @@ use crate::adapter::postgres::{
 };
 use crate::adapter::redis::{CacheSettings, RedisCache};
 use crate::audit::Verifier;
-use crate::config::{self, ChangesMode, ConfigError, HistoryMode, InUse, Settings};
+use crate::config::{self, ChangesMode, ConfigError, FleetShares, HistoryMode, InUse, Settings};
 use crate::definition::{Defaults, JobFiles};
-use crate::domain::duration;
 use crate::domain::job::Jobs;
 use crate::domain::pause::Pauses;
 use crate::domain::run::RunRecord;
-use crate::engine::ports::{CacheStats, Clock, History, PauseStore};
+use crate::domain::{self, duration};
+use crate::engine::ports::{CacheStats, Clock, History, PauseStore, Sheets};
 use crate::engine::ports::{Ports, Unguarded};
 use crate::engine::registry::Registry;
 use crate::engine::run::limit::{Limits, Shares};
+use crate::engine::run::ownership::Ownership;
 use crate::engine::run::record::Records;
 use crate::engine::run::{Runner, Stops};
 use crate::engine::schedule::health::Beats;
-use crate::engine::schedule::pauses::PauseBook;
+use crate::engine::schedule::pauses::{PauseBook, READ_EVERY, READ_IN_FLEET_EVERY};
 use crate::engine::schedule::scheduler::{Engine, Parts};
 use crate::engine::tasks::supervisor::Supervisor;
 use crate::http::{Access, Control, CountConnections, Refresh, SettingInUse};
@@ -136,17 +139,17 @@ impl App {
             (Err(database), Err(cache)) => return Err(AppError::ConnectBoth { database, cache }),
             (database, cache) => database.and(cache)?,
         }
-        Ok(Self::build(settings, jobs, servers, Arc::new(SystemClock::new()), Metrics::new()))
+        let around = Around {
+            clock: Arc::new(SystemClock::new()),
+            metrics: Metrics::new(),
+            ownership: Arc::default(),
+        };
+        Ok(Self::build(settings, jobs, servers, around))
     }
 
-    fn build(
-        settings: &Settings,
-        jobs: Jobs,
-        servers: Servers,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let (database, cache) = (Arc::new(servers.database), Arc::new(servers.cache));
+    fn build(settings: &Settings, jobs: Jobs, servers: Servers, around: Around) -> Self {
+        let Around { clock, metrics, ownership } = around;
+        let (database, cache) = (Arc::new(servers.database), servers.cache);
         let source = Arc::new(source_on(settings, &database));
         let servers = Unguarded {
             source: Arc::clone(&source) as _,
@@ -166,7 +169,7 @@ impl App {
             settings.replica.clone(),
         );
         let runner = runner.with_target_batch_time(settings.runner.target_batch_time);
-        let runner = Arc::new(Runner { traces, ..runner });
+        let runner = Arc::new(Runner { traces, ..runner.with_ownership(ownership) });
         runner.jobs.set(jobs.clone());
         if settings.database.pgbouncer {
             event::PgbouncerIsSet.emit(&runner.metrics);
@@ -188,14 +191,15 @@ impl App {
         begun: Begun,
         orders: Orders<'_>,
     ) -> Result<(), AppError> {
-        let Begun { front, stores, pauses, versions } = begun;
+        let Begun { front, fleet, stores, pauses, versions } = begun;
         let Orders { stops, reload, .. } = orders;
-        self.runner.limits.set(worker_shares(settings));
+        let limits = Arc::clone(&self.runner.limits);
+        limits.set(worker_shares(settings, self.database.most_connections()));
         let traces = self.runner.traces.clone();
         let (clock, metrics) = (Arc::clone(&self.runner.clock), Arc::clone(&self.runner.metrics));
         let retention = settings.history.retention;
-        let records =
-            Records::new(stores.history, Arc::clone(&clock), Arc::clone(&metrics), retention);
+        let tools = (Arc::clone(&clock), Arc::clone(&metrics));
+        let records = Records::for_shares(whole(settings), stores.history, tools, retention);
         let notify = Arc::new(Notify::new());
         let beats = Arc::new(Beats::new(clock.monotonic()));
         let ring = ring(&notify, &beats, &clock);
@@ -213,31 +217,31 @@ impl App {
             Parts { jobs: self.jobs, runner, records: Arc::clone(&records), bell: notify, beats };
         let (engine, handle) = Engine::new(parts, stops.clone());
         let engine = engine.with_rejections(versions.rejections()).with_pauses(pauses.clone());
-        let pauses = PauseBook::new(stores.pauses, handle.clone(), pauses, Arc::clone(&metrics));
+        let read_every = if fleet.member.is_some() { READ_IN_FLEET_EVERY } else { READ_EVERY };
+        let pauses =
+            PauseBook::new(stores.pauses, handle.clone(), pauses, Arc::clone(&metrics), read_every);
+        let (requests, requested) = fleet.requests(settings, &self.cache, &handle).unzip();
+        let handle = handle.in_fleet(requested);
         let invalidations =
             Invalidations::new(Arc::clone(&self.runner), handle.clone(), stops.clone());
         let background = front.shutdown.clone();
         let supervisor = Supervisor::new(&self.runner.ports, background.clone());
         let mut tasks = look_after(settings, &self.runner, &records, &stops, &supervisor);
         tasks.spawn(keep_pauses(&supervisor, &pauses));
-        let board = Board::new(Arc::clone(&self.runner), handle.clone());
+        let member = fleet.member(&self.cache, front.listen);
+        let board = Board::of_member(Arc::clone(&self.runner), handle.clone(), member);
         tasks.spawn(keep_board(&supervisor, &board, &stops));
+        fleet::keep_as_one(&mut tasks, &supervisor, &board, requests);
         board.set_origins(versions.origins(settings));
-        let (connections, most) = (Arc::clone(&self.database), settings.database.max_connections);
+        let connections = Arc::clone(&self.database);
         front.works(Control {
             handle: handle.clone(),
             invalidations: Arc::clone(&invalidations),
             pauses,
             board: Arc::clone(&board),
             metrics: Arc::clone(&metrics),
-            refresh: refresh(
-                Arc::clone(&board),
-                self.runner,
-                self.database,
-                Arc::clone(&records),
-                most,
-            ),
-            connections: count_connections(connections, most),
+            refresh: refresh(Arc::clone(&board), self.runner, self.database, Arc::clone(&records)),
+            connections: count_connections(connections),
             access: access(settings, front.listen),
             settings: in_use(settings),
             ready_within: settings.http.ready_within,
@@ -259,12 +263,14 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         let engine = head_start.then(|()| engine.run());
+        fleet.is_ready(&limits);
         let ended = tokio::select! {
             ((), ()) = async { tokio::join!(engine, invalidations.drained()) } => Ok(()),
             () = stops.abort_after(clock.as_ref(), settings.runner.drain) => Ok(()),
             () = keeper.keep(reload) => Ok(()),
             error = refused => Err(error),
         };
+        fleet.leave(LAST_WORDS).await;
         background.cancel();
         let all_ended = async { while tasks.join_next().await.is_some() {} };
         // Tasks that have not ended by then are aborted when the set is dropped.
@@ -340,7 +346,14 @@ impl App {
 /// The servers that runs need; not connected yet.
 struct Servers {
     database: Database,
-    cache: RedisCache,
+    cache: Arc<RedisCache>,
+}
+
+/// What a worker or a command has besides its servers.
+struct Around {
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    ownership: Arc<Ownership>,
 }
 
 impl Servers {
@@ -351,7 +364,7 @@ impl Servers {
         let cache = RedisCache::lazy(cache_settings(settings, cache_url));
         match (database, cache) {
             (Err(database), Err(cache)) => Err(AppError::ConnectBoth { database, cache }),
-            (database, cache) => Ok(Self { database: database?, cache: cache? }),
+            (database, cache) => Ok(Self { database: database?, cache: Arc::new(cache?) }),
         }
     }
 }
@@ -369,6 +382,7 @@ pub struct Orders<'a> {
 /// What the worker's start made before the engine is there.
 struct Begun {
     front: Front,
+    fleet: Fleet,
     stores: Stores,
     pauses: Pauses,
     versions: Versions,
@@ -382,7 +396,9 @@ pub async fn serve(
 ) -> Result<(), AppError> {
     let (clock, metrics): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::new()), Metrics::new());
     let servers = Servers::lazy(settings)?;
-    let start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
+    let fleet = Fleet::start(settings, &servers, &orders.stops, &clock, &metrics);
+    let mut start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
+    start.ownership = Arc::clone(&fleet.ownership);
     let front = Front::open(settings, start.waiting()).await?;
     let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
@@ -400,15 +416,17 @@ pub async fn serve(
     };
     match outcome {
         Ok(Some((app, stores, pauses, versions))) => {
-            let begun = Begun { front, stores, pauses, versions };
+            let begun = Begun { front, fleet, stores, pauses, versions };
             Box::pin(app.work(settings, begun, orders)).await
         }
         Ok(None) => {
+            fleet.leave(LAST_WORDS).await;
             front.close(LAST_WORDS).await;
             event::WorkerStopped.emit(&metrics);
             Ok(())
         }
         Err(error) => {
+            fleet.leave(LAST_WORDS).await;
             front.close(LAST_WORDS).await;
             Err(error)
         }
@@ -488,13 +506,21 @@ fn keep_pauses(
     })
 }
 
-/// The permits of a worker with these settings. One permit is for changes alone, if that leaves
-/// enough for the rest.
-pub fn worker_shares(settings: &Settings) -> Shares {
-    let most = settings.database.max_connections;
+/// The permits of a worker with these settings and at most so many connections to the database. One permit is for changes
+/// alone, if that leaves enough for the rest.
+pub fn worker_shares(settings: &Settings, most: u32) -> Shares {
     // If there is only one connection, the change feed cannot listen.
     let listens = settings.changes.enabled != ChangesMode::Off && most > 1;
     Shares::of_worker(permits(settings, most - u32::from(listens)))
+}
+
+/// The shares that all runs together are for, of which this worker knows: the replicas that lease shares know of each
+/// other's runs.
+fn whole(settings: &Settings) -> domain::share::Shares {
+    match settings.fleet.shares {
+        FleetShares::Fixed(part) => part,
+        FleetShares::All | FleetShares::Leased => domain::share::Shares::ALL,
+    }
 }
 
 /// The number of batches in flight. A permit without a connection would only wait for a connection.
@@ -518,10 +544,17 @@ pub async fn connect_source(settings: &Settings) -> Result<PostgresSource, AppEr
     Ok(source_on(settings, &Arc::new(connect_database(settings).await?)))
 }
 
-/// Connects to the cache once, to see whether that works.
-pub async fn try_cache(settings: &Settings) -> Result<(), AppError> {
-    RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
-    Ok(())
+/// Connects to the cache alone, for what the members of a fleet share.
+pub async fn connect_sheets(settings: &Settings) -> Result<Arc<dyn Sheets>, AppError> {
+    let cache = RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(Arc::new(cache))
+}
+
+/// Connects to the cache once, to see whether that works. Returns the address of the primary, if Sentinels name
+/// it.
+pub async fn try_cache(settings: &Settings) -> Result<Option<Arc<str>>, AppError> {
+    let cache = RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
+    Ok(cache.primary())
 }
 
 /// Connects to the database alone.
@@ -592,18 +625,21 @@ fn refresh(
     runner: Arc<Runner>,
     database: Arc<Database>,
     records: Arc<Records>,
-    most: u32,
 ) -> Refresh {
     Arc::new(move || {
         let (runner, database) = (Arc::clone(&runner), Arc::clone(&database));
-        let pending = records.pending();
+        let (board, pending) = (Arc::clone(&board), records.pending());
         board.show();
         Box::pin(async move {
             runner.metrics.set_history_pending(pending);
             let connections = database.connections();
+            let most = database.most_connections();
             runner.metrics.set_db_connections(connections.idle, connections.active, most);
             runner.metrics.set_permits(&runner.limits.held());
             runner.metrics.set_concurrency_limit(runner.limits.shares().all());
+            if !board.reads_for_all() {
+                return runner.metrics.leave_cache_server_out();
+            }
             // If the cache does not answer, its last figures stay.
             if let Ok(stats) = runner.cache_process.stats(&runner.ports).await {
                 let CacheStats { hits, misses, evicted, used_memory, maxmemory, .. } = stats;
@@ -616,10 +652,10 @@ fn refresh(
     })
 }
 
-fn count_connections(database: Arc<Database>, most: u32) -> CountConnections {
+fn count_connections(database: Arc<Database>) -> CountConnections {
     Arc::new(move || {
         let postgres::Connections { idle, active } = database.connections();
-        Connections { most, in_use: active, idle }
+        Connections { most: database.most_connections(), in_use: active, idle }
     })
 }
 

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{App, AppError, Servers, Stores};
+use super::{App, AppError, Around, Servers, Stores};
 use crate::adapter::postgres::MigrateError;
 use crate::adapter::{ConnectError, ConnectErrorKind};
-use crate::config::{HistoryMode, Settings};
+use crate::config::{FleetShares, HistoryMode, Settings};
 use crate::domain::job::Jobs;
 use crate::domain::pause::Pauses;
 use crate::domain::retry;
 use crate::engine::ports::{Clock, PauseStoreError};
+use crate::engine::run::ownership::Ownership;
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::http::Waiting;
 use crate::observe::event::{self, Server};
@@ -30,6 +31,8 @@ const MAX_REASONS: usize = 20;
 pub(super) struct Start {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// The shares that the worker holds.
+    pub(super) ownership: Arc<Ownership>,
     starting: watch::Sender<Starting>,
 }
 
@@ -42,7 +45,8 @@ struct Needed {
 
 impl Start {
     pub(super) fn new(servers: &Servers, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        let start = Self { clock, metrics, starting: watch::Sender::default() };
+        let (ownership, starting) = (Arc::default(), watch::Sender::default());
+        let start = Self { clock, metrics, ownership, starting };
         for needed in [Needed::database(servers), Needed::cache(servers)] {
             start.note(&needed, ServerState::Unknown);
         }
@@ -65,12 +69,21 @@ impl Start {
         let needs = (Needed::database(&servers), Needed::cache(&servers));
         let Servers { database, cache } = &mut servers;
         let cache: &_ = cache;
+        let leases = settings.fleet.shares == FleetShares::Leased;
+        let reach_cache = async || {
+            cache.reach().await?;
+            if leases { cache.can_lease().await } else { Ok(()) }
+        };
         tokio::try_join!(
             self.until_it_is_there(&needs.0, async || database.reach().await),
-            self.until_it_is_there(&needs.1, async || cache.reach().await),
+            self.until_it_is_there(&needs.1, reach_cache),
         )?;
-        let (clock, metrics) = (Arc::clone(&self.clock), Arc::clone(&self.metrics));
-        Ok(App::build(settings, jobs, servers, clock, metrics))
+        let around = Around {
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+            ownership: Arc::clone(&self.ownership),
+        };
+        Ok(App::build(settings, jobs, servers, around))
     }
 
     /// Where run records and pauses are kept, and the pauses in effect. If the settings require a

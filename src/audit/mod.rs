@@ -25,6 +25,7 @@ use self::session::{Due, JobUnderAudit, KeyOwner, Session};
 use crate::domain::audit::{Finding, JobAudit, Keep};
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::Failure;
+use crate::domain::share::Shares;
 use crate::engine::ports::SourceError;
 use crate::engine::run::Runner;
 use crate::engine::run::retry::Refusal;
@@ -65,6 +66,8 @@ pub struct AuditOrder {
     pub jobs: Vec<Arc<Job>>,
     /// The size of a random sample of each job's tenants; all tenants if it is `None`.
     pub sample: Option<NonZeroUsize>,
+    /// Of these shares' tenants alone; global jobs are audited whatever the shares.
+    pub shares: Shares,
     /// Whether suspects are looked at again; if not, a write in flight is a finding.
     pub rechecks: bool,
     /// Whether it also searches for keys that no job writes any more.
@@ -125,7 +128,7 @@ impl Auditor {
     /// Audits some jobs. The answers are in their order; jobs that are gone and left keys behind come last.
     pub async fn audit(&self, order: &AuditOrder) -> Result<Vec<JobAudit>, AuditError> {
         let mut session = Session::new(&self.runner, self.pace);
-        let list = session.tenants(&order.jobs).await?;
+        let list = order.shares.only(session.tenants(&order.jobs).await?);
         // The tenants have been read, so the form of their ids is known.
         let layout = self.runner.layout();
         for (index, job) in order.jobs.iter().enumerate() {

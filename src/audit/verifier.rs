@@ -1,4 +1,4 @@
-//! The verifier of a worker: audits some tenants of every job, again and again.
+//! The verifier of a worker: audits some tenants of every job, again and again. In a fleet, each member audits its own.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -48,11 +48,16 @@ impl Verifier {
 
     async fn verify(&self) {
         let runner = &self.auditor.runner;
-        let jobs: Vec<Arc<Job>> =
-            runner.jobs.get().values().filter(|job| job.enabled).cloned().collect();
+        let shares = runner.ownership.noticed();
+        let is_own = |job: &&Arc<Job>| job.enabled && !shares.of_job(job).is_empty();
+        let jobs: Vec<Arc<Job>> = runner.jobs.get().values().filter(is_own).cloned().collect();
+        if jobs.is_empty() {
+            return;
+        }
         let order = AuditOrder {
             jobs: jobs.clone(),
             sample: Some(self.sample),
+            shares,
             rechecks: true,
             orphans: false,
             values: Keep::Beginnings,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::job::{Job, JobName, Jobs, Scope, Table, keys_by_values_of};
 use super::layout::Layout;
@@ -15,7 +15,7 @@ use super::tenant::{IdClass, TenantId};
 /// Says which watched table a change came from. It is part of a trigger's name and of every
 /// notification, and stands for how the tenants are found too: a trigger of an older definition
 /// says another.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChangeSourceId(String);
 
 impl ChangeSourceId {
@@ -86,16 +86,18 @@ pub enum TouchedTenants {
 }
 
 /// One notification: some data changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Where.
     pub source: ChangeSourceId,
     /// Whose, each once or more; `None` where it is all tenants', or may be any tenant's, as
     /// after a `TRUNCATE`.
+    #[serde(default)]
     pub tenants: Option<Vec<String>>,
     /// Which shared keys are gone from a tenant: by the column, its values in rows that were deleted,
     /// went to another tenant or have another value now. Those that a trigger did not name end by their
     /// TTL.
+    #[serde(default, skip_serializing_if = "GoneValues::is_empty")]
     pub gone: GoneValues,
 }
 

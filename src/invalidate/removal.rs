@@ -18,7 +18,7 @@ use crate::domain::manifest::manifest_key;
 use crate::domain::owned::{possible_dates, static_keys};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::tenant::{Batch, Tenant};
-use crate::engine::ports::CacheError;
+use crate::engine::ports::{CacheError, CacheErrorKind};
 use crate::engine::run::retry::Refusal;
 use crate::engine::run::{Runner, Stops};
 
@@ -403,6 +403,17 @@ impl<'a> Removal<'a> {
         (!ids.is_empty()).then_some(KeyOwners::Tenants(ids))
     }
 
+    /// The cache tries once: it cannot tell whether it moved the fences before a connection broke.
+    /// Here one move too many does no harm.
+    async fn try_twice_to_move(&self, fences: &[String]) -> Result<(), CacheError> {
+        match self.runner.move_fences(fences).await {
+            Err(error) if error.kind == CacheErrorKind::Unavailable => {
+                self.runner.move_fences(fences).await
+            }
+            moved => moved,
+        }
+    }
+
     /// Moves the fences that have not been moved yet.
     async fn move_fences(
         &mut self,
@@ -415,7 +426,7 @@ impl<'a> Removal<'a> {
                 self.rest().await?;
             }
             if !self.is_dry {
-                self.runner.move_fences(some).await?;
+                self.try_twice_to_move(some).await?;
             }
             self.done.report.fences += some.len() as u64;
         }

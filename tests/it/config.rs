@@ -3,9 +3,12 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use preheat::adapter::redis::RIGHTS;
-use preheat::config::{HistoryMode, LogFormat, Overrides, RowSecurity, Settings, reference};
+use preheat::adapter::redis::{FLEET_RIGHTS, RELAY_RIGHTS, RIGHTS};
+use preheat::config::{
+    FleetShares, HistoryMode, LogFormat, Overrides, RowSecurity, Settings, reference,
+};
 use preheat::domain::server_url::parameters;
+use preheat::domain::share::Shares;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::support::document;
@@ -152,7 +155,7 @@ retention = "30 fortnights"
     preheat.toml:6: setting `database.statement_timeout`: found `30`; allowed: a duration from `"100ms"` to `"1h"`
       hint: a duration is text with its unit, as in `"30s"`
     preheat.toml:7: setting `database.read_only`: found `"yes"`; allowed: `true` or `false`
-    preheat.toml:9: setting `cache.url`: found `memcached://…`; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://`
+    preheat.toml:9: setting `cache.url`: found `memcached://…`; allowed: a URL with `redis://` or `rediss://` or `redis+unix://` or `unix://` or `redis+cluster://` or `rediss+cluster://` or `redis+sentinel://` or `rediss+sentinel://`
     preheat.toml:10: unknown setting `cache.concurrency`
       hint: did you mean `runner.concurrency`?
     preheat.toml:12: setting `tenants.column`: found `"tenant id"`; allowed: a column name of letters, digits and `_`
@@ -329,6 +332,11 @@ fn the_urls_that_services_and_libraries_hand_out_are_taken() {
         "redis://master.cache.abc.euc1.cache.amazonaws.com:6379/2?protocol=resp3",
         " redis://[::1]:6379 ",
         "redis+unix:///run/redis.sock?db=2&user=u&pass=p",
+        "redis+cluster://h1,h2:7001,[::1]:7002",
+        "rediss+cluster://user:p%40ss@clustercfg.cache.amazonaws.com:6379/0?protocol=resp3",
+        "redis+sentinel://:pass@h1,h2:26380,h3/main?db=2",
+        "rediss+sentinel://h1/main%20one/2",
+        "redis+sentinel://:pass@h1,h2/main?sentinel_user=watch&sentinel_pass=p%40ss",
     ];
     for url in urls {
         assert_eq!(cache(url), "", "{url}");
@@ -481,7 +489,7 @@ const DATABASES: [(&str, &str, &str); 24] = [
 ];
 
 /// URLs, the problem of each, and the hint.
-const CACHES: [(&str, &str, &str); 10] = [
+const CACHES: [(&str, &str, &str); 18] = [
     (
         "redis://db/0?ssl_cert_reqs=none",
         "parameter `ssl_cert_reqs` is not supported",
@@ -499,6 +507,42 @@ const CACHES: [(&str, &str, &str); 10] = [
     ),
     ("redis://db/two", "is not valid", "the database is a number, as in `redis://host:6379/2`"),
     ("redis:///2", "is not valid", "name the host, as in `redis://host:6379`"),
+    (
+        "redis://h1,h2/2",
+        "is not valid",
+        "several hosts are the nodes of a Redis Cluster, `redis+cluster://h1,h2,h3`, or Sentinels, `redis+sentinel://h1,h2,h3/service`",
+    ),
+    ("redis+cluster://h1,,h3", "is not valid", "name the host, as in `redis://host:6379`"),
+    (
+        "redis+cluster://h1,h2/2",
+        "the database cannot be chosen",
+        "leave the number out: a Redis Cluster has only database 0",
+    ),
+    (
+        "rediss+cluster://h1?db=1",
+        "the database cannot be chosen",
+        "leave the number out: a Redis Cluster has only database 0",
+    ),
+    (
+        "redis://h1?sentinel_pass=hush",
+        "parameter `sentinel_pass` is not supported",
+        "leave it out: it is for a URL with `redis+sentinel://`",
+    ),
+    (
+        "redis+sentinel://h1/main?sentinelPassword=hush",
+        "parameter `sentinelPassword` is not supported",
+        "write `sentinel_user` and `sentinel_pass`",
+    ),
+    (
+        "redis+sentinel://h1,h2",
+        "is not valid",
+        "name the service that the Sentinels watch, as in `redis+sentinel://h1,h2,h3/service`",
+    ),
+    (
+        "redis+sentinel://h1/main/two",
+        "is not valid",
+        "the database is a number, as in `redis://host:6379/2`",
+    ),
     ("unix://", "is not valid", "name the socket, as in `redis+unix:///run/redis.sock`"),
     ("unix:///run/redis.sock?db=two", "is not valid", "the database is a number: `?db=2`"),
     (
@@ -578,6 +622,28 @@ fn a_cache_that_is_not_verified_is_noticed() {
 }
 
 #[test]
+fn replicas_share_the_tenants_in_one_of_two_ways() {
+    let fleet = |file: &str| load(&format!("[fleet]\n{file}"), &[]).map(|settings| settings.fleet);
+    assert_eq!(load("", &[]).unwrap().fleet.shares, FleetShares::All);
+    let leased = fleet("enabled = true\ndatabase_connections = 12").unwrap();
+    assert_eq!(leased.shares, FleetShares::Leased);
+    assert_eq!(leased.database_connections, Some(12));
+    let part = Shares::part(2, 5).unwrap();
+    assert_eq!(fleet("share = \"2/5\"").unwrap().shares, FleetShares::Fixed(part));
+    let variable = load("", &[("PREHEAT_FLEET__SHARE", "2/5")]).unwrap();
+    assert_eq!(variable.fleet.shares, FleetShares::Fixed(part));
+    let wrong = [
+        "share = \"5/5\"",
+        "share = \"2\"",
+        "share = \"0/65\"",
+        "share = \"2/5\"\nenabled = true",
+        "database_connections = 12",
+        "enabled = true\ndatabase_connections = 1",
+    ];
+    insta::assert_snapshot!(wrong.map(|file| fleet(file).unwrap_err()).join("\n"));
+}
+
+#[test]
 fn docs_settings_are_those_of_the_code() {
     let mut page = SETTINGS_INTRODUCTION.to_owned();
     let mut section = "";
@@ -598,7 +664,8 @@ fn docs_settings_are_those_of_the_code() {
         let is_taken = if note.is_taken { "" } else { "**Refused**: " };
         writeln!(page, "| {} | {is_taken}{}. |", names.join(", "), note.note).unwrap();
     }
-    page += &CACHE_URL.replace("RIGHTS", RIGHTS);
+    let of_fleet = format!("{FLEET_RIGHTS} {RELAY_RIGHTS}");
+    page += &CACHE_URL.replace("FLEET_RIGHTS", &of_fleet).replace("RIGHTS", RIGHTS);
     document::compare("docs/settings.md", &page);
 }
 
@@ -619,10 +686,15 @@ Each parameter is honoured or refused: no parameter is passed over, and no value
 const CACHE_URL: &str = "
 ## The URL of a cache
 
-`redis://user:password@host:6379/2`, or `rediss://` for TLS; `redis+unix:///run/redis.sock?db=2&user=u&pass=p` for a socket. Without
+`redis://user:password@host:6379/2`, or `rediss://` for TLS; `redis+unix:///run/redis.sock?db=2&user=u&pass=p` for a socket;
+`redis+cluster://user:password@h1,h2:7001,h3` for a Redis Cluster, `rediss+cluster://` for one with TLS: [`cluster.md`](cluster.md). Without
 a user the password is that of `default`. Of parameters `db` and `protocol` (`resp2` or `resp3`) are honoured, and others are refused
 by name. An IPv6 address stands in brackets: `redis://[::1]:6379`. The address of a REST API (`https://…upstash.io`) is refused with
 the `rediss://` URL to write.
+
+`redis+sentinel://user:password@h1,h2:26380,h3/service` names Sentinels and the service that they watch; preheat finds the primary
+through them. The login is that of the primary; that of the Sentinels, if they have one, is `?sentinel_user=u&sentinel_pass=p`. `?db=2`
+or `/service/2` is the database. `rediss+sentinel://` uses TLS to the Sentinels and to the primary: [`sentinel.md`](sentinel.md).
 
 The certificate of a `rediss://` server is compared with the public authorities, or with `cache.ca`: either an authority signed it for
 the host's name, or it is one of those in the file, whatever name and dates it bears. `cache.verify = false` takes any certificate, and
@@ -636,7 +708,7 @@ with `prefix = \"r1:\"`, `~r1:preheat:* ~r1:services:*` and so on. `preheat chec
 RIGHTS
 ```
 
-`select` is needed where the URL has a database's number. From Redis 7.2 on `+client|setinfo` shows the client's name to the
+`select` is needed where the URL has a database's number. With `fleet.enabled`, the user also needs `FLEET_RIGHTS`. From Redis 7.2 on `+client|setinfo` shows the client's name to the
 server; a server that refuses it is used all the same.
 ";
 

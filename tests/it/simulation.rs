@@ -1,8 +1,8 @@
 //! The whole engine in a world with random faults (longer than most: its parts share one state), and
 //! the invariants that hold all the same.
 //!
-//! A seed determines everything: jobs, tenants, data, latencies, failures, requests, stalls and jumps of the
-//! clock. A seed that fails is printed; `PREHEAT_SEED=SEED cargo test --test it simulation` runs it alone,
+//! A seed determines everything: jobs, tenants, data, latencies, failures, requests, stalls, jumps of the clock, and
+//! shares that come and go. A seed that fails is printed; `PREHEAT_SEED=SEED cargo test --test it simulation` runs it alone,
 //! and `PREHEAT_SEEDS=NUMBER` tries that many. Breaking the world on purpose shows what the simulation would
 //! catch: see [`Sabotage`].
 
@@ -22,12 +22,14 @@ use preheat::domain::job::{Job, JobName, Overlap, Scope, Share};
 use preheat::domain::row::{KeyText, Rows, RowsFull};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
+use preheat::domain::share::Shares;
 use preheat::domain::tenant::{IdClass, TenantId, Tenants};
 use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, History, KeyResult, Ledger, Read, Source,
     SourceError, SourceErrorKind,
 };
-use preheat::engine::run::limit::Shares;
+use preheat::engine::run::limit::Shares as Permits;
+use preheat::engine::run::ownership::Ownership;
 use preheat::engine::schedule::handle::{JobSelection, RunRequest, Ticket};
 
 use super::engine::ledger::{Answer, Around, Call, Rules};
@@ -45,6 +47,8 @@ const ACTIONS: u64 = 30;
 const LONGEST_RUN: u64 = 6;
 /// The longest rest after a sweep: nine times the sweep's duration.
 const LONGEST_REST: Duration = Duration::from_mins(5);
+/// How long a takeover may wait for a call that hangs.
+const LONGEST_TAKEOVER: u64 = 65;
 /// The longest interval of a schedule.
 const LONGEST_INTERVAL: u64 = 5;
 
@@ -496,6 +500,10 @@ const LEDGER_FATES: [LedgerFate; 6] = [
     LedgerFate::Panics,
 ];
 
+fn some_shares(dice: &mut Dice) -> Shares {
+    Shares::from_bits(dice.next() & dice.pick(&[u64::MAX, u64::MAX >> 32, 0]))
+}
+
 /// Jobs that differ in everything on which the engine's decisions depend.
 fn any_jobs(dice: &mut Dice) -> BTreeMap<String, Job> {
     let one = |dice: &mut Dice, name: String| {
@@ -539,6 +547,8 @@ struct Simulation {
     jumps: bool,
     /// Whether jobs were removed and added: the keys of a removed job are not removed.
     reloaded: bool,
+    /// Whether the worker is a member of a fleet.
+    is_member: bool,
 }
 
 async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Result<(), String> {
@@ -586,6 +596,9 @@ impl Simulation {
         let memory = Arc::new(MemoryCache::new(Arc::new(clock.clone())));
         let cache = Around::with(memory, ShakyCache(Arc::clone(&chaos)));
         let history = Fickle::new(false);
+        let is_member = dice.chance(40);
+        let ownership =
+            if is_member { Ownership::of(some_shares(&mut dice)) } else { Ownership::default() };
         let too_many = usize::from(sabotage == Some(Sabotage::OneBatchTooMany));
         let setup = Setup::new(chaos.jobs.values().cloned(), Tenants::default());
         let world = Setup {
@@ -596,18 +609,23 @@ impl Simulation {
             source: Some(Arc::new(ShakySource(Arc::clone(&chaos)))),
             cache: Some(Arc::clone(&cache) as _),
             ledger: Some(Arc::clone(&cache) as _),
+            ownership,
             ..setup
         };
         let jumps = dice.chance(30);
         let world = world.start();
         if dice.chance(50) {
-            world.runner.limits.set(Shares::of_worker(world.runner.limits.shares().all()));
+            world.runner.limits.set(Permits::of_worker(world.runner.limits.shares().all()));
         }
-        Self { world, chaos, cache, history, dice, tickets: Vec::new(), jumps, reloaded: false }
+        let (tickets, reloaded) = (Vec::new(), false);
+        Self { world, chaos, cache, history, dice, tickets, jumps, reloaded, is_member }
     }
 
     async fn act(&mut self) {
         let clock = self.world.clock.clone();
+        if self.is_member && self.dice.chance(15) {
+            self.deal();
+        }
         match self.dice.between(0, 100) {
             0..60 => clock.advance(Duration::from_millis(self.dice.between(0, 2_000))).await,
             60..75 => self.ask().await,
@@ -633,6 +651,16 @@ impl Simulation {
             _ => {
                 self.history.away.fetch_xor(true, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Shares come and go.
+    fn deal(&mut self) {
+        let (ownership, some) = (&self.world.runner.ownership, some_shares(&mut self.dice));
+        match self.dice.between(0, 5) {
+            0 => ownership.lose_all(),
+            1 | 2 => ownership.give_back(some),
+            _ => ownership.take(some),
         }
     }
 
@@ -715,7 +743,11 @@ impl Simulation {
         self.world.handle.replace(jobs).await;
         let clock = self.world.clock.clone();
         // A call that hangs ends with its run, and then the breakers close, or the history is tried again.
-        let rest = (LONGEST_RUN + 5).max(10) + 1;
+        let mut rest = (LONGEST_RUN + 5).max(10) + 1;
+        if self.is_member {
+            self.world.runner.ownership.take(Shares::ALL);
+            rest += LONGEST_TAKEOVER;
+        }
         clock.advance(Duration::from_secs(rest)).await;
         let since = clock.now();
         let before = self.records().await.iter().map(|record| record.id).collect();

@@ -1,6 +1,6 @@
 //! Run records in schema `preheat`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,6 @@ use sqlx::migrate::Migrator;
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use crate::domain::job::JobName;
 use crate::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
@@ -251,12 +250,12 @@ impl PostgresHistory {
 }
 
 const APPEND: &str = "insert into preheat.runs (id, job, trigger, outcome, due_at, started_at, \
-     finished_at, replica, version, report, requested_by, all_tenants) \
+     finished_at, replica, version, report, requested_by, all_tenants, shares) \
      select id, job, trigger, outcome, due_at, started_at, finished_at, replica, version, report, \
-     requested_by, all_tenants \
+     requested_by, all_tenants, shares \
      from jsonb_to_recordset($1::jsonb) as r(id uuid, job text, trigger text, outcome text, \
      due_at timestamptz, started_at timestamptz, finished_at timestamptz, replica text, \
-     version text, report jsonb, requested_by text, all_tenants boolean) \
+     version text, report jsonb, requested_by text, all_tenants boolean, shares text) \
      on conflict (id) do nothing";
 
 /// Filters that are not given are null. The plan is made with their values, so that an index serves those that
@@ -274,7 +273,7 @@ const FIND: &str = "select to_json(r)::text from preheat.runs r \
 /// condition on `all_tenants` is that of index `runs_over_all_tenants`.
 const RECALL: &str = "select json_build_object('id', id, 'job', job, 'trigger', trigger, \
      'outcome', outcome, 'due_at', due_at, 'started_at', started_at, 'finished_at', finished_at, \
-     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'report', \
+     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'shares', shares, 'report', \
      json_build_object('tenants', report -> 'tenants', 'keys', report -> 'keys', \
      'bytes', report -> 'bytes', 'queries', report -> 'queries', \
      'database_ms', coalesce(report -> 'database_ms', '0'), \
@@ -290,14 +289,31 @@ const RECALL: &str = "select json_build_object('id', id, 'job', job, 'trigger', 
      and coalesce(all_tenants, trigger in ('schedule', 'startup')) \
      order by started_at desc, id desc limit 1)) found";
 
-const BESIDE: &str = "select \
-     (select id from preheat.runs where job = $1 and (started_at, id) < ($2, $3) \
-     order by started_at desc, id desc limit 1), \
-     (select id from preheat.runs where job = $1 and (started_at, id) > ($2, $3) \
-     order by started_at, id limit 1), \
-     (select to_json(r)::text from preheat.runs r where job = $1 and (started_at, id) < ($2, $3) \
+/// Which records belong to other runs of the job: the parts of one run were due at the same moment.
+macro_rules! of_other_runs {
+    () => {
+        "job = $1 and id <> $3 \
+         and not ($5::boolean and shares is not null and trigger = $6 and due_at = $7)"
+    };
+}
+
+const BESIDE: &str = concat!(
+    "select (select to_json(r)::text from preheat.runs r where ",
+    of_other_runs!(),
+    " and (started_at, id) < ($2, $3) order by started_at desc, id desc limit 1), \
+     (select to_json(r)::text from preheat.runs r where ",
+    of_other_runs!(),
+    " and (started_at, id) > ($2, $3) order by started_at, id limit 1), \
+     (select to_json(r)::text from preheat.runs r where ",
+    of_other_runs!(),
+    " and (started_at, id) < ($2, $3) \
      and outcome = 'ok' and coalesce(all_tenants, trigger in ('schedule', 'startup')) = $4 \
-     order by started_at desc, id desc limit 1)";
+     order by started_at desc, id desc limit 1)"
+);
+
+const PARTS: &str = "select to_json(r)::text from unnest($1::timestamptz[]) as moment (due) \
+     join preheat.runs r on r.due_at >= due and r.due_at < due + interval '1 ms' \
+     where r.shares is not null order by r.started_at, r.id";
 
 const GET: &str = "select to_json(r)::text from preheat.runs r where id = $1";
 
@@ -371,18 +387,39 @@ impl History for PostgresHistory {
         Box::pin(async move {
             let job = run.job.as_str().to_owned();
             let (started_at, id, for_all) = (run.started_at, run.id.0, run.is_for_all());
-            let found: (Option<Uuid>, Option<Uuid>, Option<String>) = self
+            let (is_part, due_at) = (run.part_of().is_some(), run.due_at);
+            let found: (Option<String>, Option<String>, Option<String>) = self
                 .run("compare a run record", |connection| {
                     let beside = sqlx::query_as(BESIDE).bind(job).bind(started_at).bind(id);
-                    Box::pin(beside.bind(for_all).persistent(false).fetch_one(connection))
+                    let beside = beside.bind(for_all).bind(is_part).bind(run.trigger.as_str());
+                    Box::pin(beside.bind(due_at).persistent(false).fetch_one(connection))
                 })
                 .await?;
             let (earlier, later, last_ok) = found;
+            let read = |found: Option<String>| read_all(found.as_slice()).pop();
             Ok(Beside {
-                earlier: earlier.map(RunId),
-                later: later.map(RunId),
-                last_ok: last_ok.and_then(|text| serde_json::from_str(&text).ok()),
+                earlier: read(earlier).map(|record| record.listed_id()),
+                later: read(later).map(|record| record.listed_id()),
+                last_ok: read(last_ok),
             })
+        })
+    }
+
+    fn parts<'a>(
+        &'a self,
+        due: &'a [DateTime<Utc>],
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        Box::pin(async move {
+            let millis = due.iter().map(DateTime::timestamp_millis).collect::<BTreeSet<_>>();
+            let due = millis.into_iter().filter_map(DateTime::from_timestamp_millis);
+            let due: Vec<DateTime<Utc>> = due.collect();
+            let found: Vec<String> = self
+                .run("read the parts of runs", |connection| {
+                    let parts = sqlx::query_scalar(PARTS).bind(due).persistent(false);
+                    Box::pin(parts.fetch_all(connection))
+                })
+                .await?;
+            Ok(read_all(&found))
         })
     }
 

@@ -121,6 +121,26 @@ pub struct Connections {
     pub active: u32,
 }
 
+/// The limit on the connections to a database.
+#[derive(Clone)]
+pub struct ConnectionLimit(Arc<Pool<Link>>);
+
+impl ConnectionLimit {
+    /// From now on at most this many connections are allowed. Idle ones that are too many are closed at once, and others when
+    /// they are no longer in use.
+    pub fn set(&self, most: u32) {
+        if most != self.0.most() {
+            self.0.set_most(most);
+        }
+    }
+
+    /// How many connections are open.
+    pub fn open(&self) -> u32 {
+        let (idle, in_use) = self.0.counts();
+        idle + in_use
+    }
+}
+
 impl Database {
     /// Connects once, so that wrong settings and an unreachable server show at once.
     pub async fn connect(settings: DatabaseSettings) -> Result<Self, ConnectError> {
@@ -173,6 +193,16 @@ impl Database {
     pub fn connections(&self) -> Connections {
         let (idle, active) = self.pool.counts();
         Connections { idle, active }
+    }
+
+    /// How many connections are allowed at present.
+    pub fn most_connections(&self) -> u32 {
+        self.pool.most()
+    }
+
+    /// The limit on the connections, to be moved while they are in use.
+    pub fn limit(&self) -> ConnectionLimit {
+        ConnectionLimit(Arc::clone(&self.pool))
     }
 
     /// Closes all connections; waits a while for those that are in use.
@@ -372,7 +402,10 @@ async fn close(link: Link) {
 
 async fn close_expired(pool: Arc<Pool<Link>>) {
     loop {
-        sleep(LOOK_AT_IDLE_EVERY).await;
+        tokio::select! {
+            () = pool.shrunk() => {}
+            () = sleep(LOOK_AT_IDLE_EVERY) => {}
+        }
         for link in pool.expired(pool::now()) {
             close(link).await;
         }

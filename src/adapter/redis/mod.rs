@@ -1,47 +1,53 @@
 //! The cache on Redis, and on servers that speak its protocol.
 
+mod cluster;
+mod leases;
 mod ledger;
 mod link;
 mod pauses;
+mod relay;
 mod reply;
+mod route;
+mod sentinel;
+mod server;
+mod sheets;
+mod slot;
 mod tls;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, RedisWrite, Value};
-use secrecy::SecretString;
+use redis::{Cmd, RedisWrite, Value};
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::entry::Entry;
 use crate::domain::glob;
-use crate::engine::ports::{
-    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, STATS_COMMANDS, Size, Slice,
-};
+use crate::domain::server_url::CacheUrl;
+use crate::engine::ports::{Cache, CacheError, CacheStats, Found, KeyResult, Size, Slice};
 
-use super::{ConnectError, ConnectErrorKind};
-use link::Link;
+use super::ConnectError;
+use reply::Reply;
+use route::Route;
+use server::{Commands, OnBreak, PIPELINE_COMMANDS, Role};
 
-pub use reply::RIGHTS;
+pub use leases::FLEET_RIGHTS;
+pub use relay::RELAY_RIGHTS;
+pub use reply::{CLUSTER_RIGHTS, RIGHTS};
 
-/// A pipeline is sent when it has this many bytes: enough that the round trip does not matter, and
-/// few enough that the server's other clients do not wait for it.
-const PIPELINE_BYTES: usize = 256 * 1024;
-/// A pipeline is sent when it has this many commands.
-const PIPELINE_COMMANDS: usize = 500;
 /// The `COUNT` of a `SCAN`: how many keys the server looks at in one step, while it serves no other
 /// client.
 const SCAN_COUNT: usize = 500;
-/// The sections of `INFO` that hold the figures we show. Before Redis 7 the command takes one
-/// section at a time.
-const INFO: [&str; STATS_COMMANDS] = ["server", "memory", "stats", "keyspace"];
+/// How many keys one `EXISTS` names at most.
+const KEYS_AN_EXISTS: usize = 500;
 
 /// How to reach the cache.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
-    /// `redis://`, `rediss://` or `redis+unix://`, with user, password and database number.
+    /// As [`CacheUrl`] parses it.
     pub url: SecretString,
     /// The prefix of every key.
     pub prefix: String,
@@ -53,18 +59,10 @@ pub struct CacheSettings {
     pub verify: bool,
 }
 
-/// The cache on one Redis server.
-///
-/// It keeps two connections, which all callers share: on one connection, a small question would
-/// wait behind the values of other batches. Commands on different connections have no order, so a
-/// command that must come after another is sent when the other one is answered. After a timeout or
-/// a break the next caller makes a new connection.
+/// The cache on a Redis server, or on a Redis Cluster.
 #[derive(Debug)]
 pub struct RedisCache {
-    /// For values, and for commands on their keys.
-    values: Link,
-    /// For preheat's own data and for questions about the server.
-    questions: Link,
+    route: Route,
     prefix: String,
     /// Redis before version 4, and some servers that speak its protocol, have no `UNLINK`.
     has_unlink: AtomicBool,
@@ -78,115 +76,42 @@ impl RedisCache {
         Ok(cache)
     }
 
-    /// Connects and sends one command, to see whether the server is ready: a server that is still
-    /// loading its data accepts connections and refuses commands.
+    /// Connects and sends one command, to see whether the server is ready; on a cluster, each
+    /// primary.
     pub async fn reach(&self) -> Result<(), ConnectError> {
-        tokio::try_join!(self.values.check(), self.questions.check())?;
-        let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
-        let asked = self.each(&self.questions, vec![redis::cmd("PING")]).await;
-        let replies = asked.map_err(|error| away(error.message))?;
-        // An ACL may deny this user the command. That says nothing about the server.
-        let Some(error) = errors(&replies).find(|error| reply::is_not_ready(error)) else {
-            return Ok(());
-        };
-        let reason = reply::refused(error).message;
-        Err(away(format!("cache `{}` is not ready: {reason}", self.server())))
+        self.route.reach().await
     }
 
     /// Checks the settings. The first command connects.
     pub fn lazy(settings: CacheSettings) -> Result<Self, ConnectError> {
-        let values = Link::new(&settings)?;
-        let questions = values.another();
-        Ok(Self { values, questions, prefix: settings.prefix, has_unlink: AtomicBool::new(true) })
+        let url = CacheUrl::parse(settings.url.expose_secret()).map_err(|problems| {
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            ConnectError::settings(format!("the cache's URL: {}", problems.join("; ")))
+        })?;
+        let route = Route::new(&url, &settings)?;
+        Ok(Self { route, prefix: settings.prefix, has_unlink: AtomicBool::new(true) })
     }
 
     /// The server's address for messages: without user and password.
     pub fn server(&self) -> &str {
-        self.values.server()
+        self.route.name()
     }
 
-    /// Sends a pipeline and reads all replies. It replaces a broken connection once. After a
-    /// timeout the caller decides whether to try again, because it has waited long already.
-    async fn send(
-        &self,
-        link: &Link,
-        pipeline: &Pipeline,
-    ) -> Result<Vec<RedisResult<Value>>, CacheError> {
-        let mut broken_before = false;
-        loop {
-            let mut lent = link.connection().await?;
-            let sent: RedisResult<Vec<RedisResult<Value>>> =
-                pipeline.query_async(&mut lent.connection).await;
-            let error = match sent {
-                Ok(replies) if replies.len() == pipeline.len() => return Ok(replies),
-                Ok(replies) => {
-                    link.forget(&lent);
-                    return Err(self.miscounted(pipeline.len(), replies.len()));
-                }
-                Err(error) => error,
-            };
-            link.forget(&lent);
-            if error.is_timeout() || broken_before {
-                return Err(link.lost(&error));
-            }
-            broken_before = true;
-        }
+    /// The address of the primary, if Sentinels have named it.
+    pub fn primary(&self) -> Option<Arc<str>> {
+        self.route.primary()
     }
 
-    fn miscounted(&self, commands: usize, replies: usize) -> CacheError {
-        let server = self.server();
-        let message = format!("cache `{server}` gave {replies} replies to {commands} commands");
-        CacheError { kind: CacheErrorKind::Unavailable, message }
-    }
-
-    /// Sends commands in pipelines and reads all replies.
-    async fn each(
-        &self,
-        link: &Link,
-        commands: Vec<Cmd>,
-    ) -> Result<Vec<RedisResult<Value>>, CacheError> {
-        let mut all = Vec::with_capacity(commands.len());
-        let mut commands = commands.into_iter().peekable();
-        while commands.peek().is_some() {
-            let mut pipeline = Pipeline::with_capacity(commands.len().min(PIPELINE_COMMANDS));
-            pipeline.ignore_errors();
-            let mut bytes = 0;
-            while pipeline.len() < PIPELINE_COMMANDS
-                && bytes < PIPELINE_BYTES
-                && let Some(command) = commands.next()
-            {
-                bytes += length(&command);
-                pipeline.add_command(command);
-            }
-            let replies = self.send(link, &pipeline).await?;
-            self.notice(&replies);
-            all.extend(replies);
-        }
-        Ok(all)
+    /// Sends commands and reads all replies. It replaces a broken connection once.
+    async fn each(&self, role: Role, commands: Vec<Cmd>) -> Result<Vec<Reply>, CacheError> {
+        self.route.each(role, OnBreak::Resend, &commands).await
     }
 
     /// Like [`Self::each`], but one refused command makes it fail. Other commands may have been
     /// done by then.
-    async fn all(&self, link: &Link, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
-        let replies = self.each(link, commands).await?.into_iter();
-        replies.map(|reply| reply.map_err(|error| reply::refused(&error))).collect()
-    }
-
-    /// A pipeline of the first entries, as many as fit into one; returns their number, too.
-    fn pack(&self, entries: &[Entry<'_>]) -> (Pipeline, usize) {
-        let mut pipeline = Pipeline::with_capacity(entries.len().min(PIPELINE_COMMANDS));
-        pipeline.ignore_errors();
-        let mut bytes = 0;
-        let mut count = 0;
-        for entry in entries.iter().take(PIPELINE_COMMANDS) {
-            pipeline.add_command(self.set(entry));
-            count += 1;
-            bytes += entry.key.len() + entry.value.len();
-            if bytes >= PIPELINE_BYTES {
-                break;
-            }
-        }
-        (pipeline, count)
+    async fn all(&self, role: Role, commands: Vec<Cmd>) -> Result<Vec<Value>, CacheError> {
+        let replies = self.each(role, commands).await?.into_iter();
+        replies.map(|reply| reply.map_err(CacheError::from)).collect()
     }
 
     /// `SET key value PX ttl`. The value's pieces are copied from the rows straight into the
@@ -220,38 +145,43 @@ impl RedisCache {
         write_pieces(command, [self.prefix.as_bytes(), key.as_bytes()].into_iter());
     }
 
-    /// Removes some keys with one pipeline.
+    /// Removes some keys.
     async fn remove_some(
         &self,
         keys: &[String],
     ) -> Result<Vec<Result<bool, CacheError>>, CacheError> {
         loop {
             let has_unlink = self.has_unlink.load(Ordering::Relaxed);
-            let mut pipeline = Pipeline::with_capacity(keys.len());
-            pipeline.ignore_errors();
-            for key in keys {
-                let mut command = redis::cmd(if has_unlink { "UNLINK" } else { "DEL" });
-                self.key(&mut command, key);
-                pipeline.add_command(command);
-            }
-            let replies = self.send(&self.values, &pipeline).await?;
-            if has_unlink && errors(&replies).any(reply::is_unknown_command) {
+            let name = if has_unlink { "UNLINK" } else { "DEL" };
+            let commands = keys.iter().map(|key| self.on(name, key)).collect();
+            let replies = self.each(Role::Values, commands).await?;
+            if has_unlink && replies.iter().any(reply::is_unknown_command) {
                 self.has_unlink.store(false, Ordering::Relaxed);
                 continue;
             }
-            self.notice(&replies);
             return Ok(replies.into_iter().map(reply::existed).collect());
         }
     }
+}
 
-    /// Drops both connections if the server answered that it is a replica now: it keeps its
-    /// clients' connections. The next caller resolves the host name again, which leads to the new
-    /// primary after a failover.
-    fn notice(&self, replies: &[RedisResult<Value>]) {
-        if errors(replies).any(reply::is_read_only) {
-            self.values.forget_current();
-            self.questions.forget_current();
-        }
+/// The writes of some entries.
+struct Writes<'a> {
+    cache: &'a RedisCache,
+    entries: &'a [Entry<'a>],
+}
+
+impl Commands for Writes<'_> {
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn slot(&self, index: usize) -> u16 {
+        let Some(entry) = self.entries.get(index) else { return 0 };
+        slot::slot(&[self.cache.prefix.as_bytes(), entry.key.as_bytes()].concat())
+    }
+
+    fn make(&self, index: usize) -> Cmd {
+        self.entries.get(index).map(|entry| self.cache.set(entry)).unwrap_or_default()
     }
 }
 
@@ -261,16 +191,9 @@ impl Cache for RedisCache {
         entries: &'a [Entry<'a>],
     ) -> BoxFuture<'a, Result<Vec<KeyResult>, CacheError>> {
         Box::pin(async move {
-            let mut results = Vec::with_capacity(entries.len());
-            let mut rest = entries;
-            while !rest.is_empty() {
-                let (pipeline, count) = self.pack(rest);
-                let replies = self.send(&self.values, &pipeline).await?;
-                self.notice(&replies);
-                results.extend(replies.into_iter().map(reply::written));
-                rest = rest.get(count..).unwrap_or_default();
-            }
-            Ok(results)
+            let writes = Writes { cache: self, entries };
+            let replies = self.route.each(Role::Values, OnBreak::Resend, &writes).await?;
+            Ok(replies.into_iter().map(reply::written).collect())
         })
     }
 
@@ -293,7 +216,7 @@ impl Cache for RedisCache {
     ) -> BoxFuture<'a, Result<(), CacheError>> {
         Box::pin(async move {
             let commands = keys.iter().map(|(key, ttl)| self.expire_after(key, *ttl));
-            self.all(&self.values, commands.collect()).await.map(drop)
+            self.all(Role::Values, commands.collect()).await.map(drop)
         })
     }
 
@@ -303,7 +226,7 @@ impl Cache for RedisCache {
     ) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
         Box::pin(async move {
             let commands = keys.iter().flat_map(|key| [self.on("GET", key), self.on("PTTL", key)]);
-            let mut replies = self.all(&self.values, commands.collect()).await?.into_iter();
+            let mut replies = self.all(Role::Values, commands.collect()).await?.into_iter();
             let mut found = Vec::with_capacity(keys.len());
             while let (Some(value), Some(ttl)) = (replies.next(), replies.next()) {
                 found.push(reply::found(value, &ttl)?);
@@ -319,7 +242,7 @@ impl Cache for RedisCache {
         Box::pin(async move {
             let commands =
                 keys.iter().flat_map(|key| [self.on("STRLEN", key), self.on("PTTL", key)]);
-            let mut replies = self.all(&self.questions, commands.collect()).await?.into_iter();
+            let mut replies = self.all(Role::Questions, commands.collect()).await?.into_iter();
             let mut sizes = Vec::with_capacity(keys.len());
             while let (Some(bytes), Some(ttl)) = (replies.next(), replies.next()) {
                 sizes.push(reply::size(&bytes, &ttl)?);
@@ -330,14 +253,15 @@ impl Cache for RedisCache {
 
     fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>> {
         Box::pin(async move {
-            if keys.is_empty() {
-                return Ok(0);
-            }
-            let mut command = redis::cmd("EXISTS");
-            for key in keys {
-                self.key(&mut command, key);
-            }
-            let replies = self.all(&self.questions, vec![command]).await?;
+            let some = keys.chunks(self.route.keys_a_command(KEYS_AN_EXISTS));
+            let commands = some.map(|some| {
+                let mut command = redis::cmd("EXISTS");
+                for key in some {
+                    self.key(&mut command, key);
+                }
+                command
+            });
+            let replies = self.all(Role::Questions, commands.collect()).await?;
             replies.iter().map(reply::count).sum()
         })
     }
@@ -348,17 +272,14 @@ impl Cache for RedisCache {
         cursor: u64,
     ) -> BoxFuture<'a, Result<Slice, CacheError>> {
         Box::pin(async move {
-            let mut command = redis::cmd("SCAN");
-            command
-                .arg(cursor)
-                .arg("MATCH")
-                .arg(format!("{}{pattern}", glob::escaped(&self.prefix)));
-            command.arg("COUNT").arg(SCAN_COUNT);
-            let mut slice = Slice::default();
-            for reply in self.all(&self.questions, vec![command]).await? {
-                let (next, keys) = reply::slice(reply)?;
-                slice = Slice { next, keys: reply::texts(keys)? };
-            }
+            let command = |cursor: u64| {
+                let mut command = redis::cmd("SCAN");
+                command.arg(cursor).arg("MATCH");
+                command.arg(format!("{}{pattern}", glob::escaped(&self.prefix)));
+                command.arg("COUNT").arg(SCAN_COUNT);
+                command
+            };
+            let mut slice = self.route.scan(cursor, command).await?;
             if !self.prefix.is_empty() {
                 let bare = |key: String| key.strip_prefix(&self.prefix).map(str::to_owned);
                 slice.keys = slice.keys.into_iter().filter_map(bare).collect();
@@ -368,33 +289,19 @@ impl Cache for RedisCache {
     }
 
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>> {
-        Box::pin(async {
-            let mut pipeline = Pipeline::with_capacity(INFO.len());
-            pipeline.ignore_errors();
-            for section in INFO {
-                pipeline.cmd("INFO").arg(section);
-            }
-            let replies = self.send(&self.questions, &pipeline).await?;
-            let mut text = String::new();
-            for reply in replies {
-                text.push_str(&reply::text(reply)?);
-                text.push('\n');
-            }
-            Ok(reply::stats(&text))
-        })
+        Box::pin(self.route.stats())
+    }
+
+    fn servers(&self, keys: &[String]) -> Vec<usize> {
+        let server =
+            |key: &String| self.route.server_of(&[self.prefix.as_bytes(), key.as_bytes()].concat());
+        keys.iter().map(server).collect()
     }
 }
 
 /// At least 1: Redis refuses `SET` with a TTL of 0, and `PEXPIRE` with 0 deletes the key.
 fn milliseconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
-}
-
-/// The number of bytes in a command's arguments.
-fn length(command: &Cmd) -> usize {
-    let bytes =
-        |argument: Arg<&[u8]>| if let Arg::Simple(bytes) = argument { bytes.len() } else { 0 };
-    command.args_iter().map(bytes).sum()
 }
 
 /// Writes one argument from several pieces, without joining them elsewhere first.
@@ -405,6 +312,24 @@ fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
     }
 }
 
-fn errors(replies: &[RedisResult<Value>]) -> impl Iterator<Item = &RedisError> {
-    replies.iter().filter_map(|reply| reply.as_ref().err())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapter::ConnectErrorKind;
+
+    #[test]
+    fn a_url_that_is_none_is_an_error_that_does_not_quote_it() {
+        for url in ["http://x:hush@y", "redis://x:hush@", "hush", "redis://x:hush@y/nine"] {
+            let error = RedisCache::lazy(CacheSettings {
+                url: SecretString::from(url),
+                prefix: String::new(),
+                timeout: Duration::from_secs(1),
+                ca_file: None,
+                verify: true,
+            });
+            let error = error.unwrap_err();
+            assert_eq!(error.kind, ConnectErrorKind::Settings);
+            assert!(!error.message.contains("hush"), "{}", error.message);
+        }
+    }
 }

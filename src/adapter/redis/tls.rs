@@ -18,6 +18,10 @@ use tokio_rustls::client::TlsStream;
 
 use crate::adapter::tls::{Names, Trust, config};
 
+/// Which certificates are accepted: the same for all servers of one cache.
+#[derive(Clone)]
+pub(super) struct Connector(TlsConnector);
+
 /// The address of a server with TLS, and the certificates that are accepted for it.
 #[derive(Clone)]
 pub(super) struct TlsServer {
@@ -27,21 +31,22 @@ pub(super) struct TlsServer {
     connector: TlsConnector,
 }
 
-impl TlsServer {
+impl Connector {
     /// Reads the file of certificates, if there is one. The error says what is wrong with it.
-    pub(super) fn new(
-        host: &str,
-        port: u16,
-        ca_file: Option<&Path>,
-        verify: bool,
-    ) -> Result<Self, String> {
-        let name = ServerName::try_from(host.to_owned());
-        let name = name.map_err(|_no_name| format!("`{host}` is no name that TLS can ask for"))?;
+    pub(super) fn new(ca_file: Option<&Path>, verify: bool) -> Result<Self, String> {
         let config = config(&trust(ca_file, verify)?)?.with_no_client_auth();
-        let connector = TlsConnector::from(Arc::new(config));
-        Ok(Self { host: host.to_owned(), port, name, connector })
+        Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
+    /// A server at this address; the error says why its name cannot be used.
+    pub(super) fn to(&self, host: &str, port: u16) -> Result<TlsServer, String> {
+        let name = ServerName::try_from(host.to_owned());
+        let name = name.map_err(|_no_name| format!("`{host}` is no name that TLS can ask for"))?;
+        Ok(TlsServer { host: host.to_owned(), port, name, connector: self.0.clone() })
+    }
+}
+
+impl TlsServer {
     /// Connects and does the TLS handshake.
     pub(super) async fn connect(
         &self,

@@ -404,6 +404,24 @@ impl PendingSet {
         Claim { everything: self.everything.take(), ..Claim::default() }
     }
 
+    /// Forgets the changes of owners for which `is_kept` is false. Unverified owners stay: whoever left them unverified has
+    /// to come back for them, since its own values may have been the last to be written.
+    pub(crate) fn keep_changes(&mut self, is_kept: impl Fn(&Owner) -> bool) {
+        let changed_due = &mut self.changed_due;
+        self.wanted.retain(|whose, one| {
+            let is_kept = one.cause() == Cause::Unverified || is_kept(whose);
+            if !is_kept {
+                changed_due.remove(&(one.due_at, whose.clone()));
+            }
+            is_kept
+        });
+    }
+
+    /// Forgets that all data may have changed.
+    pub(crate) fn forget_everything(&mut self) {
+        self.everything = None;
+    }
+
     /// Counts the waiting changes as heard now, so that the time for which their job was paused is no lag.
     pub(crate) fn resumed(&mut self, now: Duration) {
         for wanted in self.wanted.values_mut() {

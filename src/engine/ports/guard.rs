@@ -279,6 +279,10 @@ impl Cache for Guarded<dyn Cache> {
     fn stats(&self) -> Asked<'_, CacheStats, CacheError> {
         self.guard.ask(self.inner.stats()).boxed()
     }
+
+    fn servers(&self, keys: &[String]) -> Vec<usize> {
+        self.inner.servers(keys)
+    }
 }
 
 impl Ledger for Guarded<dyn Ledger> {

@@ -17,6 +17,7 @@ pub use self::guard::{Ports, Unguarded};
 use crate::domain::change::Change;
 use crate::domain::entry::Entry;
 use crate::domain::fence::Fence;
+use crate::domain::fleet::{Beat, Release, View};
 use crate::domain::job::{Job, JobName};
 use crate::domain::manifest::ManifestEntry;
 use crate::domain::pause::{Pause, Pauses};
@@ -162,21 +163,27 @@ pub trait Cache: Send + Sync {
         keys: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Size>>, CacheError>>;
 
-    /// How many of these keys exist, of whatever type. It is one command: ask for some hundreds.
+    /// How many of these keys exist, of whatever type. Ask for some hundreds at once.
     fn exist<'a>(&'a self, keys: &'a [String]) -> BoxFuture<'a, Result<u64, CacheError>>;
 
     /// One page of the keys that match a glob (see [`crate::domain::glob`]), from `cursor` on; 0 is the
     /// start. It includes keys of all types, and preheat's own. The scan is complete when the next cursor is
     /// 0; until then a page may be empty, and a key may appear more than once. Keys that are not UTF-8 are
-    /// left out.
+    /// left out. If slots of a Redis Cluster move to other nodes meanwhile, the scan ends with an error, because it may
+    /// have missed keys.
     fn scan<'a>(
         &'a self,
         pattern: &'a str,
         cursor: u64,
     ) -> BoxFuture<'a, Result<Slice, CacheError>>;
 
-    /// The server's figures about its memory and its use.
+    /// The figures about memory and use, of all servers of the cache together.
     fn stats(&self) -> BoxFuture<'_, Result<CacheStats, CacheError>>;
+
+    /// A number for each key: keys with equal numbers are on the same server, as far as is known now.
+    fn servers(&self, keys: &[String]) -> Vec<usize> {
+        vec![0; keys.len()]
+    }
 }
 
 /// What a key holds.
@@ -304,7 +311,7 @@ pub const FENCES_A_COMMAND: usize = 500;
 /// Entries of a manifest, or of the registry, in one command: while it runs, the server does nothing else.
 pub const ENTRIES_A_COMMAND: usize = 1_000;
 
-/// How many commands [`Cache::stats`] sends.
+/// How many commands [`Cache::stats`] sends to a server.
 pub const STATS_COMMANDS: usize = 4;
 
 /// The result of writing one key.
@@ -328,7 +335,7 @@ pub enum CacheErrorKind {
     /// No connection, it was lost, or no answer came in time: try again.
     Unavailable,
     /// The server is loading its data, or a failover is under way (`LOADING`, `TRYAGAIN`, `MASTERDOWN`,
-    /// `CLUSTERDOWN`): try again.
+    /// `CLUSTERDOWN`, `NOREPLICAS`): try again.
     Transient,
     /// `OOM`: `maxmemory` is reached and nothing may be evicted.
     Full,
@@ -380,8 +387,8 @@ impl CacheErrorKind {
 /// What the cache server reports about itself; the counters start with the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Identifies the server's process: the number changes with a restart or a failover. `None` if the server
-    /// does not report it.
+    /// Identifies the server's process: the number changes with a restart or a failover; on a Redis Cluster, of
+    /// any primary. `None` if a server does not report it.
     pub process: Option<u64>,
     /// Bytes in use.
     pub used_memory: u64,
@@ -417,6 +424,56 @@ pub trait Feed: Send {
 #[error("{0}")]
 pub struct FeedError(pub String);
 
+/// The leases of a fleet. The server that keeps them times them by its own clock, and does each call as a whole.
+pub trait Leases: Send + Sync {
+    /// A member beats: it registers, its leases are renewed, and it leases those of the shares that it claims which nobody else
+    /// has. Answers the fleet as it is then.
+    fn beat<'a>(&'a self, beat: &'a Beat) -> BoxFuture<'a, Result<View, CacheError>>;
+
+    /// A member ends leases. Answers whether it was done: it is not if the server knows another beat as the member's last one.
+    fn release<'a>(&'a self, release: &'a Release) -> BoxFuture<'a, Result<bool, CacheError>>;
+}
+
+/// The key of a fleet's members: a hash with a field a member.
+pub const MEMBERS_KEY: &str = "preheat:{fleet}:members";
+
+/// The key of a fleet's leases: a hash with a field a share.
+pub const LEASES_KEY: &str = "preheat:{fleet}:leases";
+
+/// Passes the changes of the write-ahead log from the member of a fleet that reads it to the others.
+pub trait Relay: Send + Sync {
+    /// Adds an entry after all others. The relay keeps about the last [`MOST_PASSED`] entries, for [`RELAY_TTL`].
+    fn pass<'a>(&'a self, entry: &'a Passed) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// The last entry.
+    fn last(&self) -> BoxFuture<'_, Result<Option<Passed>, CacheError>>;
+
+    /// The entries after the one with this id, in their order, or the first ones; at most [`PASSED_AT_ONCE`].
+    fn after<'a>(&'a self, id: Option<&'a str>) -> BoxFuture<'a, Result<Vec<Passed>, CacheError>>;
+}
+
+/// The key of a fleet's relay: a stream.
+pub const RELAY_KEY: &str = "preheat:{fleet}:changes";
+/// How many entries a relay keeps at least. A member looks twenty times a second, so it falls behind only if it is away.
+pub const MOST_PASSED: usize = 10_000;
+/// How many entries one look takes.
+pub const PASSED_AT_ONCE: usize = 500;
+/// How long a relay outlives its last entry.
+pub const RELAY_TTL: Duration = Duration::from_hours(1);
+
+/// An entry of a relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// The id that the relay gave it.
+    pub id: String,
+    /// Who read it: a random number for each time that a member begins to read.
+    pub reader: u64,
+    /// The number of the reader's entry, from 0: the first one has no changes.
+    pub number: u64,
+    /// The changes.
+    pub changes: Vec<Change>,
+}
+
 /// Where runs that ended are kept.
 pub trait History: Send + Sync {
     /// Stores the records; a record that exists already stays as it is.
@@ -446,10 +503,16 @@ pub trait History: Send + Sync {
         newest: usize,
     ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>>;
 
+    /// The records with shares of runs that were due, or requested, in the same milliseconds as these moments.
+    fn parts<'a>(
+        &'a self,
+        due: &'a [DateTime<Utc>],
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>>;
+
     /// One record.
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>>;
 
-    /// The records of the same job beside this one.
+    /// The records of the same job beside this one, or beside the run that it sums up.
     fn beside<'a>(&'a self, run: &'a RunRecord) -> BoxFuture<'a, Result<Beside, HistoryError>>;
 
     /// Removes the records of runs that ended before that moment; answers how many there were.
@@ -459,9 +522,9 @@ pub trait History: Send + Sync {
 /// The records beside a record, of the same job.
 #[derive(Clone, Debug, Default)]
 pub struct Beside {
-    /// The run before it.
+    /// The run before it, as lists name it.
     pub earlier: Option<RunId>,
-    /// The run after it.
+    /// The run after it, as lists name it.
     pub later: Option<RunId>,
     /// The last `ok` run before it that was like it: over all tenants, or for some.
     pub last_ok: Option<RunRecord>,
@@ -517,6 +580,63 @@ pub struct PauseStoreError(pub String);
 /// The key of the pauses in the cache, where no history keeps them: a hash of JSON texts by job. It has no
 /// TTL. Its field `""` is always there, so that an emptied cache can be told from the end of all pauses.
 pub const PAUSES_KEY: &str = "preheat:pauses";
+
+/// Small texts that the members of a fleet share. A sheet has fields, which members set, and vanishes some time after
+/// one was set last.
+pub trait Sheets: Send + Sync {
+    /// Sets a field of a sheet, which vanishes when that time has passed without another such call. The first field makes
+    /// the sheet.
+    fn put<'a>(
+        &'a self,
+        sheet: (SheetKind, &'a str),
+        field: &'a str,
+        text: &'a str,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheError>>;
+
+    /// All sheets of a kind, in no order.
+    fn read(&self, kind: SheetKind) -> BoxFuture<'_, Result<Vec<Sheet>, CacheError>>;
+
+    /// Removes a sheet.
+    fn remove<'a>(&'a self, kind: SheetKind, id: &'a str) -> BoxFuture<'a, Result<(), CacheError>>;
+}
+
+/// What a sheet is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SheetKind {
+    /// What a member says about itself.
+    Summary,
+    /// Runs that somebody requested of the fleet.
+    Request,
+}
+
+impl SheetKind {
+    /// The key of the ids of these sheets.
+    pub fn key(self) -> String {
+        format!("preheat:{{fleet}}:{}", self.word())
+    }
+
+    /// The key of one of these sheets.
+    pub fn key_of(self, id: &str) -> String {
+        format!("preheat:{{fleet}}:{}:{id}", self.word())
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Summary => "summary",
+            Self::Request => "request",
+        }
+    }
+}
+
+/// A sheet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sheet {
+    /// Its id.
+    pub id: String,
+    /// Its fields with their texts.
+    pub fields: BTreeMap<String, String>,
+}
 
 /// The time.
 pub trait Clock: Send + Sync {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::registration::{Departed, Remembered};
+use crate::domain::share::Shares;
 use crate::domain::tenant::Tenants;
 
 /// After a sweep, tenants that were swept once before wait for this many times the sweep's
@@ -73,10 +74,11 @@ impl Departures {
         self.turn.lock().await
     }
 
-    /// The tenants to sweep at this monotonic moment.
-    pub(crate) fn due(&self, now: Duration) -> Due {
+    /// The tenants of these shares to sweep at this monotonic moment.
+    pub(crate) fn due(&self, own: Shares, now: Duration) -> Due {
         let state = self.lock();
-        let ids = state.remembered.departed.iter().map(|tenant| tenant.id.clone());
+        let departed = state.remembered.departed.iter();
+        let ids = departed.map(|tenant| &tenant.id).filter(|id| own.has_tenant(id)).cloned();
         let (mut ids, again): (Vec<String>, Vec<String>) =
             ids.partition(|id| state.unswept.contains(id));
         let newly = ids.len();

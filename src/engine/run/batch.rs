@@ -12,16 +12,19 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::batch_sizes::BatchFit;
 use super::broken::hash;
 use super::limit::Priority;
+use super::ownership::Begun;
 use super::retry::{Refusal, Remedy};
 use super::runner::Runner;
 use super::spec::{RunSpec, Stops};
 use crate::domain::batch_size::Observed;
 use crate::domain::layout::Checks;
 use crate::domain::report::{Failure, FailureKind, Report, Unverified};
+use crate::domain::share::{Share, Shares};
 use crate::domain::tenant::{Batch, Tenants};
 use crate::observe::event;
 
@@ -31,6 +34,8 @@ pub(crate) enum End {
     Complete,
     Deadline,
     Stopped,
+    /// The worker may hold no share any more.
+    SharesLost,
 }
 
 /// When a run began, and when it has to be over.
@@ -39,11 +44,16 @@ pub(crate) struct Deadline {
     /// The moment on the monotonic clock at which it has to be over.
     pub(crate) at: Duration,
     pub(crate) passed: BoxFuture<'static, ()>,
+    /// Cancelled when the worker loses the shares that the run is for.
+    pub(crate) tenure: CancellationToken,
 }
 
 /// If this many tenants in a row fail even alone, and none could be read before, the query itself counts as
 /// broken: splitting every batch down to single tenants would only load the database.
 pub(crate) const LONE_FAILURES_TO_GIVE_UP: u32 = 16;
+
+/// How often a batch looks whether a lease that is over was renewed.
+const LEASE_LOOK: Duration = Duration::from_millis(100);
 
 /// The tenants of a run that no batch has begun with, in the order of their list.
 #[derive(Default)]
@@ -100,6 +110,7 @@ pub(crate) struct Work {
     pub(crate) started_at: DateTime<Utc>,
     /// When the run has to be over, on the monotonic clock.
     pub(crate) deadline_at: Duration,
+    tenure: CancellationToken,
     pub(crate) key_columns: usize,
     /// Which checks its keys need.
     pub(crate) checks: Checks,
@@ -126,18 +137,19 @@ impl Work {
         deadline: &Deadline,
         pending: &Pending,
     ) -> Arc<Self> {
-        let Deadline { started_at, at: deadline_at, passed: _ } = *deadline;
+        let Deadline { started_at, at: deadline_at, ref tenure, passed: _ } = *deadline;
         let key_columns = spec.job.key_columns().len();
         let checks = Checks::new(runner.layout(), &spec.job);
         let fit = runner.batch_sizes.of(&spec.job);
         // The few tenants of a change say little about those of a batch.
-        let for_all = spec.tenants.is_none() && spec.priority == Priority::Regular;
+        let for_all = spec.is_for_all() && spec.priority == Priority::Regular;
         let teaches = for_all.then_some(pending.together.len());
         Arc::new(Self {
             runner,
             spec,
             started_at,
             deadline_at,
+            tenure: tenure.clone(),
             key_columns,
             checks,
             fit,
@@ -163,9 +175,16 @@ impl Work {
         let at_once = self.runner.limits.shares().of_job(&self.spec.job, self.spec.priority);
         let mut draining = false;
         loop {
-            while !draining && tasks.len() < at_once {
+            let waits = self.is_lease_over();
+            while !draining && !waits && tasks.len() < at_once {
                 let Some(batch) = pending.next(self.fit.now().now) else { break };
-                let task = tasks.spawn(Arc::clone(self).warm_or_fail(batch.clone()));
+                let Some((batch, begun)) = self.begin(batch, report) else { continue };
+                let warming = Arc::clone(self).warm_or_fail(batch.clone());
+                let task = tasks.spawn(async move {
+                    let report = warming.await;
+                    drop(begun);
+                    report
+                });
                 in_flight.insert(task.id(), batch);
             }
             tokio::select! {
@@ -174,19 +193,59 @@ impl Work {
                     self.stop(tasks, &mut in_flight, report).await;
                     return End::Stopped;
                 }
+                () = self.tenure.cancelled() => {
+                    self.stop(tasks, &mut in_flight, report).await;
+                    return End::SharesLost;
+                }
                 () = &mut deadline => {
                     self.stop(tasks, &mut in_flight, report).await;
                     self.note_not_reached(in_flight.into_values().chain(pending.rest()));
                     return End::Deadline;
                 }
                 () = stops.drain.cancelled(), if !draining => draining = true,
-                ended = tasks.join_next_with_id() => match ended {
+                () = self.leased(), if waits => {}
+                ended = tasks.join_next_with_id(), if !waits || !tasks.is_empty() => match ended {
                     Some(ended) => self.count(ended, &mut in_flight, report),
                     None if pending.is_empty() => return End::Complete,
                     None => return End::Stopped,
                 },
             }
         }
+    }
+
+    /// Ends when the worker has a lease. While it is over, and nobody has noticed, no batch begins and nothing is written:
+    /// a process that was suspended in between does not know how long that was. The run is stopped as soon as somebody
+    /// notices.
+    pub(crate) async fn leased(&self) {
+        while self.is_lease_over() {
+            self.runner.clock.sleep(LEASE_LOOK).await;
+        }
+    }
+
+    fn is_lease_over(&self) -> bool {
+        self.spec.shares.is_some() && self.runner.ownership.is_over()
+    }
+
+    /// Begins a batch for the tenants whose shares the worker still holds. The other tenants leave the run: whoever took
+    /// their shares has started for them.
+    fn begin(&self, batch: Batch, report: &mut Report) -> Option<(Batch, Option<Begun>)> {
+        if self.spec.shares.is_none() {
+            return Some((batch, None));
+        }
+        let share = |slot| match batch.tenant(slot) {
+            Some(tenant) => Share::of_tenant(tenant.id()),
+            None => Share::of_job(&self.spec.job.name),
+        };
+        let slots = 0..batch.len().max(1);
+        let shares: Shares = slots.clone().map(share).collect();
+        let begun = self.runner.ownership.begin(shares);
+        if begun.held == shares {
+            return Some((batch, Some(begun)));
+        }
+        let held: Vec<usize> = slots.clone().filter(|slot| begun.held.has(share(*slot))).collect();
+        report.tenants.total -= (slots.len() - held.len()) as u64;
+        self.spec.progress.expect(report.tenants.total);
+        (!held.is_empty()).then(|| (batch.some(held), Some(begun)))
     }
 
     /// Stops the batches in flight. The report counts the batches that had ended by then, and nothing of the

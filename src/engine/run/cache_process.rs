@@ -227,10 +227,11 @@ impl CacheProcess {
 
     async fn look_at_markers(&self, ports: &Ports) -> Result<CacheStats, CacheError> {
         let markers = &self.markers;
-        let (keys, restarts) = (marker_keys(), self.restarts());
+        let restarts = self.restarts();
+        let keys = marker_keys(|keys| ports.cache.servers(keys));
         // Read before the stats: if the server lost the markers in between, the stats show another process,
         // or the next look notices.
-        let found = ports.ledger.fences(&keys).await;
+        let found = ports.ledger.fences(&keys.keys).await;
         let stats = self.stats(ports).await?;
         if self.restarts() > restarts || self.are_several() {
             markers.forget();
@@ -238,12 +239,12 @@ impl CacheProcess {
         }
         // Without the right to read the markers, they say nothing.
         let Ok(mut found) = found else { return Ok(stats) };
-        if markers.were_lost(&found, stats) {
+        if markers.were_lost(&keys, &found, stats) {
             self.was_emptied();
             event::CacheEmptied.emit(&ports.metrics);
         }
-        self.make_markers(ports, &keys, &mut found).await;
-        markers.note(found, stats);
+        self.make_markers(ports, &keys.keys, &mut found).await;
+        markers.note(keys.keys.into_iter().zip(found).collect(), stats);
         Ok(stats)
     }
 

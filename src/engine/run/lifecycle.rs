@@ -14,9 +14,10 @@ use super::tenant_list::{ListError, each_once, select};
 use crate::domain::job::Scope;
 use crate::domain::report::{Failed, FailedTenant, Failure, FailureKind, Report};
 use crate::domain::run::{Outcome, RunRecord, Trigger};
-use crate::domain::tenant::{TenantId, Tenants};
+use crate::domain::share::Shares;
+use crate::domain::tenant::{Tenant, TenantId, Tenants};
 use crate::domain::{date, duration};
-use crate::engine::ports::{CacheStats, RunTrace};
+use crate::engine::ports::{CacheError, CacheStats, RunTrace};
 use crate::observe::event;
 
 impl Runner {
@@ -28,6 +29,7 @@ impl Runner {
             started_at,
             at: began_at.saturating_add(timeout),
             passed: self.clock.sleep(timeout),
+            tenure: spec.shares.map(|_| self.ownership.tenure()).unwrap_or_default(),
         };
         let lag = (started_at - spec.due_at).to_std().unwrap_or_default();
         let lag = (spec.trigger == Trigger::Schedule).then_some(lag);
@@ -35,22 +37,25 @@ impl Runner {
         event::RunStarted { run, job, trigger: spec.trigger, lag }.emit(&self.metrics);
 
         let spec = Arc::new(spec);
-        let before = self.stats(&spec, &stops).await;
+        let before = self.stats(&spec, &stops).await.and_then(Result::ok);
         // A restart that is noticed before this moment came before the run wrote anything.
         let restarts = self.cache_process.restarts();
         let mut report = Report::default();
         let end = self.work(&spec, &stops, deadline, &mut report).await;
         say_why_it_ended(end, &spec, &mut report);
         let after = self.stats(&spec, &stops).await;
-        self.look_back(&spec, before.zip(after), &mut report);
         if spec.priority == Priority::Regular && self.cache_process.restarts() > restarts {
-            say_that_it_may_be_lost(&mut report);
+            say_that_it_was_restarted(&mut report);
+        } else if let Some(Err(error)) = &after {
+            say_that_it_is_away(error, &mut report);
         }
+        let after = after.and_then(Result::ok);
+        self.look_back(&spec, before.zip(after), &mut report);
 
         let outcome = match end {
             End::Complete => report.outcome(),
             End::Deadline => Outcome::Timeout,
-            End::Stopped => Outcome::Cancelled,
+            End::Stopped | End::SharesLost => Outcome::Cancelled,
         };
         let failed = self.failed(&spec, &mut report);
         let record = self.record(&spec, outcome, started_at, report);
@@ -93,8 +98,10 @@ impl Runner {
             report,
             replica: self.replica.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            all_tenants: Some(spec.tenants.is_none()),
+            all_tenants: Some(spec.is_for_all()),
             requested_by: spec.requested_by.clone(),
+            shares: spec.shares.map(|own| whole_job(spec.job.scope, own)),
+            parts: Vec::new(),
         }
     }
 
@@ -108,6 +115,7 @@ impl Runner {
         let planned = tokio::select! {
             biased;
             () = stops.requested() => return End::Stopped,
+            () = deadline.tenure.cancelled() => return End::SharesLost,
             () = &mut deadline.passed => return End::Deadline,
             planned = self.plan(spec, deadline.started_at, report) => planned,
         };
@@ -136,8 +144,9 @@ impl Runner {
             return Pending::default();
         }
         if job.scope == Scope::Global {
-            report.tenants.total = 1;
-            return Pending::global();
+            let is_own = spec.shares.is_none_or(|shares| !shares.of_job(job).is_empty());
+            report.tenants.total = u64::from(is_own);
+            return if is_own { Pending::global() } else { Pending::default() };
         }
         let read = match (&spec.tenants, spec.priority) {
             (Some(changed), Priority::Urgent) => self.active_among(changed, spec, report).await,
@@ -154,6 +163,10 @@ impl Runner {
                 return Pending::default();
             }
         };
+        if let Some(shares) = spec.shares {
+            let is_own = |tenant: Tenant<'_>| shares.has_tenant(tenant.id());
+            positions.retain(|position| list.get(*position as usize).is_some_and(is_own));
+        }
         report.tenants.total += positions.len() as u64;
         date::keep_with_zone(job, &list, &mut positions, started_at, |tenant, error| {
             let message = error.to_string();
@@ -162,9 +175,10 @@ impl Runner {
             }
             fail_one(FailureKind::TimeZone, tenant, message, report);
         });
-        if spec.tenants.is_none() {
+        if spec.is_for_all() {
             self.broken.keep(&job.name, &list);
-            self.not_warm.keep_tenants(&job.name, &list, &self.metrics);
+            let own = spec.shares.unwrap_or(Shares::ALL);
+            self.not_warm.keep_tenants(&job.name, &list, own, &self.metrics);
         }
         let (together, apart) = self.broken.part(&job.name, &list, positions);
         Pending::new(list, together, apart)
@@ -247,18 +261,16 @@ impl Runner {
         }
     }
 
-    /// The cache's stats; a cache that does not report them is no failure. A run for a change does not ask:
-    /// it is small and urgent.
-    async fn stats(&self, spec: &RunSpec, stops: &Stops) -> Option<CacheStats> {
+    /// The cache's stats, if the run asks for them. A run for a change does not ask: it is small and urgent.
+    async fn stats(&self, spec: &RunSpec, stops: &Stops) -> Option<Result<CacheStats, CacheError>> {
         if spec.priority == Priority::Urgent {
             return None;
         }
-        let stats = tokio::select! {
+        tokio::select! {
             biased;
-            () = stops.abort.cancelled() => return None,
-            stats = self.cache_process.stats(&self.ports) => stats,
-        };
-        stats.ok()
+            () = stops.abort.cancelled() => None,
+            stats = self.cache_process.stats(&self.ports) => Some(stats),
+        }
     }
 
     /// Adds what is known only after the run: how many keys the cache evicted meanwhile, and whether the run
@@ -284,6 +296,14 @@ impl Runner {
     }
 }
 
+/// The shares that a run was for: one worker does all of a job without tenants.
+fn whole_job(scope: Scope, own: Shares) -> Shares {
+    match scope {
+        Scope::Global if !own.is_empty() => Shares::ALL,
+        Scope::Global | Scope::Tenants => own,
+    }
+}
+
 /// Counts a tenant as failed that is not read at all.
 fn fail_one(kind: FailureKind, tenant: Option<&str>, message: String, report: &mut Report) {
     report.fail_tenant(tenant, kind, &message.as_str().into());
@@ -303,20 +323,41 @@ fn say_why_it_ended(end: End, spec: &RunSpec, report: &mut Report) {
             let message = format!("the run was stopped: {left} tenants were left");
             (FailureKind::Cancelled, message)
         }
+        End::SharesLost => {
+            let message = format!("the worker lost its shares: {left} tenants were left");
+            (FailureKind::Cancelled, message)
+        }
     };
     report.fail(Failure::new(kind, None, message));
 }
 
 /// The cache server was restarted during the run: of no tenant is it known whether its keys were written
 /// after the restart.
-fn say_that_it_may_be_lost(report: &mut Report) {
+fn say_that_it_was_restarted(report: &mut Report) {
+    let message = "the cache server was restarted, replaced or emptied while the run went on: what \
+                   was written before may be lost";
+    fail_what_was_written(FailureKind::CacheRestarted, message.to_owned(), report);
+}
+
+/// The cache did not answer at the end of a run in which nothing else failed. It may come back as another
+/// process, without what the run wrote: until it answers, the run is not `ok`. A cache that refuses to report
+/// its stats is no failure.
+fn say_that_it_is_away(error: &CacheError, report: &mut Report) {
+    if error.kind.is_transient() && report.outcome() == Outcome::Ok {
+        let message = format!(
+            "the cache did not answer at the end of the run: what was written may be lost: {}",
+            error.message
+        );
+        fail_what_was_written(error.kind.failure_kind(), message, report);
+    }
+}
+
+fn fail_what_was_written(kind: FailureKind, message: String, report: &mut Report) {
     let written = std::mem::take(&mut report.tenants.ok);
     if written == 0 {
         return;
     }
     report.tenants.failed += written;
-    let message = "the cache server was restarted, replaced or emptied while the run went on: what \
-                   was written before may be lost";
-    let failure = Failure::new(FailureKind::CacheRestarted, None, message.to_owned());
+    let failure = Failure::new(kind, None, message);
     report.fail(Failure { count: written, ..failure });
 }

@@ -6,16 +6,23 @@
 //! evictions explain it: since then the server has evicted at least as many keys as there were markers, and
 //! at least half of all its keys. As the markers are spread like all keys, fewer evictions do not take all of
 //! them.
+//!
+//! On a Redis Cluster each primary has that many markers and is judged by itself, because one of them may be
+//! emptied alone. The names are chosen by the slots that they fall into.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::fence::{FENCE_TTL, Fence};
 use crate::engine::ports::CacheStats;
 
-/// How many markers there are: if half of all keys were evicted at once, the chance that all markers are
+/// How many markers a server has: if half of all keys were evicted at once, the chance that all markers are
 /// among them is one in two hundred and fifty.
 pub(crate) const MARKERS: usize = 8;
+
+/// Among how many names the markers' names are chosen: enough for a hundred servers.
+const NAMES: usize = 1_024;
 
 /// How often their TTL is set to [`FENCE_TTL`] again.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_hours(1);
@@ -27,36 +34,63 @@ pub(crate) struct Markers(Mutex<Stood>);
 
 #[derive(Debug, Default)]
 struct Stood {
-    markers: Vec<Fence>,
+    markers: HashMap<String, Fence>,
     evicted: u64,
     keys: Option<u64>,
     renewed_at: Option<Duration>,
 }
 
-/// Their keys, in order.
-pub(crate) fn marker_keys() -> Vec<String> {
-    (0..MARKERS).map(|number| format!("preheat:marker:{number}")).collect()
+/// The keys of the markers: [`MARKERS`] of each server, if the server has slots for so many of the names.
+/// `servers` tells which keys are on the same server.
+pub(crate) fn marker_keys(servers: impl FnOnce(&[String]) -> Vec<usize>) -> MarkerKeys {
+    let names: Vec<String> = (0..NAMES).map(|number| format!("preheat:marker:{number}")).collect();
+    let mut counts = BTreeMap::<usize, usize>::new();
+    let servers = servers(&names);
+    let mut chosen = MarkerKeys::default();
+    for (name, server) in names.into_iter().zip(servers) {
+        let count = counts.entry(server).or_default();
+        if *count < MARKERS {
+            *count += 1;
+            chosen.keys.push(name);
+            chosen.servers.push(server);
+        }
+    }
+    chosen
+}
+
+/// The keys of the markers, each with a number for its server.
+#[derive(Debug, Default)]
+pub(crate) struct MarkerKeys {
+    /// The keys, in order.
+    pub(crate) keys: Vec<String>,
+    servers: Vec<usize>,
 }
 
 impl Markers {
-    /// Whether the cache was emptied since the last look, judged by the present markers.
-    pub(crate) fn were_lost(&self, now: &[Fence], stats: CacheStats) -> bool {
+    /// Whether the cache was emptied since the last look, or one of its servers, judged by the present markers.
+    pub(crate) fn were_lost(&self, keys: &MarkerKeys, now: &[Fence], stats: CacheStats) -> bool {
         let before = self.lock();
-        let stood = before.markers.iter().filter(|marker| **marker != Fence::Missing);
-        let stood = stood.count();
-        let same = |(then, now): (&Fence, &Fence)| *then != Fence::Missing && then == now;
-        // A cache that accepts no markers shows nothing.
-        if stood < MARKERS / 2 || before.markers.iter().zip(now).any(same) {
-            return false;
+        let mut servers = BTreeMap::<usize, Server>::new();
+        for ((key, server), now) in keys.keys.iter().zip(&keys.servers).zip(now) {
+            let then = before.markers.get(key).copied().unwrap_or(Fence::Missing);
+            let server = servers.entry(*server).or_default();
+            server.stood += u64::from(then != Fence::Missing);
+            server.same += u64::from(then != Fence::Missing && then == *now);
         }
         let evicted = stats.evicted.saturating_sub(before.evicted);
-        let may_be_evicted =
-            evicted >= stood as u64 && before.keys.is_none_or(|keys| evicted >= keys / 2);
-        !may_be_evicted
+        let keys_a_server = before.keys.map(|keys| keys / servers.len().max(1) as u64);
+        let was_emptied = |server: &Server| {
+            // A server that accepts no markers shows nothing.
+            let is_empty = server.stood >= MARKERS as u64 / 2 && server.same == 0;
+            let may_be_evicted =
+                evicted >= server.stood && keys_a_server.is_none_or(|keys| evicted >= keys / 2);
+            is_empty && !may_be_evicted
+        };
+        servers.values().any(was_emptied)
     }
 
     /// Records how the markers stand now.
-    pub(crate) fn note(&self, markers: Vec<Fence>, stats: CacheStats) {
+    pub(crate) fn note(&self, markers: HashMap<String, Fence>, stats: CacheStats) {
         let mut stood = self.lock();
         let renewed_at = stood.renewed_at;
         *stood = Stood { markers, evicted: stats.evicted, keys: stats.keys, renewed_at };
@@ -82,6 +116,15 @@ impl Markers {
     }
 }
 
+/// How the markers of one server stand.
+#[derive(Default)]
+struct Server {
+    /// How many there were at the last look.
+    stood: u64,
+    /// How many of these are as they were.
+    same: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,8 +142,36 @@ mod tests {
             numbers.iter().map(fence).collect::<Vec<_>>()
         };
         let markers = Markers::default();
-        markers.note(fences(before), stats(1_000, keys));
-        markers.were_lost(&fences(now), stats(1_000 + evicted, Some(9)))
+        let names = marker_keys(|keys| vec![0; keys.len()]);
+        let stood = names.keys.iter().cloned().zip(fences(before)).collect();
+        markers.note(stood, stats(1_000, keys));
+        markers.were_lost(&names, &fences(now), stats(1_000 + evicted, Some(9)))
+    }
+
+    #[test]
+    fn each_server_of_a_cluster_has_its_markers_and_is_judged_by_them() {
+        let by_last_digit = |keys: &[String]| {
+            let last = |key: &String| usize::from(*key.as_bytes().last().unwrap() % 3);
+            keys.iter().map(last).collect()
+        };
+        let names = marker_keys(by_last_digit);
+        assert_eq!(names.keys.len(), 3 * MARKERS);
+        let all = vec![Fence::At(7); names.keys.len()];
+        let one_gone = names.servers.iter().map(|server| match server {
+            1 => Fence::Missing,
+            _ => Fence::At(7),
+        });
+        let one_gone: Vec<Fence> = one_gone.collect();
+        for (keys, evicted, expected) in
+            [(30_000, 0, true), (30_000, 4_999, true), (30_000, 5_000, false)]
+        {
+            let markers = Markers::default();
+            let stood = names.keys.iter().cloned().zip(all.clone()).collect();
+            markers.note(stood, stats(0, Some(keys)));
+            assert!(!markers.were_lost(&names, &all, stats(evicted, Some(keys))));
+            let lost = markers.were_lost(&names, &one_gone, stats(evicted, Some(keys)));
+            assert_eq!(lost, expected, "{evicted} of {keys}");
+        }
     }
 
     #[test]

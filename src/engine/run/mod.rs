@@ -6,6 +6,7 @@ pub mod broken;
 pub mod cache_process;
 pub mod cache_usage;
 pub mod cache_writes;
+pub(crate) mod fences;
 mod last_changes;
 mod lifecycle;
 pub mod limit;

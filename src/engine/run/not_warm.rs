@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use super::spec::RunSpec;
 use crate::domain::job::{JobName, Scope};
 use crate::domain::report::{FailureKind, Report};
+use crate::domain::share::{Share, Shares};
 use crate::domain::tenant::{Batch, TenantId, Tenants};
 use crate::engine::ports::Ports;
 use crate::observe::metric::Metrics;
@@ -240,15 +241,38 @@ impl NotWarm {
         table.named = table.jobs.values().map(|of_job| of_job.entries.len()).sum();
     }
 
-    /// Forgets the tenants of a job that are no longer active: a run over all tenants begins.
-    pub(crate) fn keep_tenants(&self, job: &JobName, list: &Tenants, metrics: &Metrics) {
+    /// Forgets the tenants whose shares the worker no longer holds.
+    pub(crate) fn keep_shares(&self, held: Shares, metrics: &Metrics) {
+        let mut table = self.lock();
+        let jobs: Vec<JobName> = table.jobs.keys().cloned().collect();
+        for job in &jobs {
+            table.retain(job, |owner| match owner {
+                Some(tenant) => held.has_tenant(tenant.as_str()),
+                None => held.has(Share::of_job(job)),
+            });
+            if let Some(of_job) = table.jobs.get_mut(job).filter(|_| held.is_empty()) {
+                (of_job.unnamed, of_job.unnamed_before) = (0, 0);
+            }
+            show(&table, job, metrics);
+        }
+    }
+
+    /// Forgets the tenants of a job that are no longer active or in these shares: a run over all tenants begins.
+    pub(crate) fn keep_tenants(
+        &self,
+        job: &JobName,
+        list: &Tenants,
+        own: Shares,
+        metrics: &Metrics,
+    ) {
         let mut table = self.lock();
         let Some(of_job) = table.jobs.get_mut(job) else { return };
         of_job.unnamed_before = std::mem::take(&mut of_job.unnamed);
         if !of_job.entries.is_empty() {
             let active: HashSet<&str> = list.iter().map(|tenant| tenant.id()).collect();
             table.retain(job, |owner| {
-                owner.as_ref().is_some_and(|tenant| active.contains(tenant.as_str()))
+                let is_own = |id: &str| active.contains(id) && own.has_tenant(id);
+                owner.as_ref().is_some_and(|tenant| is_own(tenant.as_str()))
             });
         }
         show(&table, job, metrics);
@@ -407,11 +431,11 @@ mod tests {
         assert_eq!(table.counts()[&job("a")], (MOST_NAMED + 5) as u64);
         assert_eq!((table.unnamed(None), table.tenants()), (5, (MOST_NAMED + 5) as u64));
         let metrics = Metrics::new();
-        table.keep_tenants(&job("a"), &Tenants::default(), &metrics);
+        table.keep_tenants(&job("a"), &Tenants::default(), Shares::ALL, &metrics);
         assert_eq!(table.unnamed(None), 5, "until the run has counted anew");
         fail(&table, "b", 1, FailureKind::Query, 0);
         assert_eq!(table.counts()[&job("b")], 1, "there is room again");
-        table.keep_tenants(&job("a"), &Tenants::default(), &metrics);
+        table.keep_tenants(&job("a"), &Tenants::default(), Shares::ALL, &metrics);
         assert_eq!(table.counts()[&job("a")], 0);
         table.keep_jobs(|kept| *kept == job("a"));
         assert_eq!(table.counts().len(), 1);

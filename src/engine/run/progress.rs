@@ -39,6 +39,13 @@ impl Progress {
         self.bytes.fetch_add(part.bytes, Ordering::Relaxed);
     }
 
+    /// Another part of the run is so far.
+    pub(crate) fn add_now(&self, part: ProgressNow) {
+        self.tenants_done.fetch_add(part.tenants_done, Ordering::Relaxed);
+        self.keys.fetch_add(part.keys, Ordering::Relaxed);
+        self.bytes.fetch_add(part.bytes, Ordering::Relaxed);
+    }
+
     /// As it is now.
     pub fn now(&self) -> ProgressNow {
         ProgressNow {

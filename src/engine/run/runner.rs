@@ -13,6 +13,7 @@ use super::cache_writes::CacheWrites;
 use super::last_changes::LastChanges;
 use super::limit::Limits;
 use super::not_warm::NotWarm;
+use super::ownership::Ownership;
 use super::shared_jobs::SharedJobs;
 use super::tenant_list::TenantList;
 use crate::domain::layout::Layout;
@@ -37,6 +38,8 @@ pub struct Runner {
     pub cache_process: Arc<CacheProcess>,
     /// Whether the cache accepts writes.
     pub cache_writes: CacheWrites,
+    /// Which shares of the work the worker holds.
+    pub ownership: Arc<Ownership>,
     /// The tenant list that runs share.
     pub list: TenantList,
     /// Notified when the coverage is to be looked at early.
@@ -82,6 +85,7 @@ impl Runner {
             last_changes: LastChanges::default(),
             cache_process,
             cache_writes: CacheWrites::default(),
+            ownership: Arc::default(),
             list,
             coverage_wanted: Notify::new(),
             registry,
@@ -95,6 +99,12 @@ impl Runner {
     #[must_use]
     pub fn with_target_batch_time(self, target: Option<Duration>) -> Self {
         Self { batch_sizes: BatchSizes::new(target), ..self }
+    }
+
+    /// The same, as a member of a fleet.
+    #[must_use]
+    pub fn with_ownership(self, ownership: Arc<Ownership>) -> Self {
+        Self { ownership, ..self }
     }
 
     /// Which keys belong to which tenant, by the present jobs.

@@ -13,6 +13,7 @@ use super::progress::Progress;
 use crate::domain::job::{Job, JobName};
 use crate::domain::report::{Failed, MAX_FAILED, Unverified};
 use crate::domain::run::{RunId, RunRecord, Trigger};
+use crate::domain::share::Shares;
 use crate::domain::tenant::TenantId;
 use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
@@ -37,6 +38,11 @@ pub struct RunSpec {
     pub asked_at: Duration,
     /// The tenants to warm; all active ones if it is `None`.
     pub tenants: Option<Vec<TenantId>>,
+    /// The shares whose tenants it warms, for as long as the worker holds them. `None`: it warms its tenants whoever
+    /// holds their shares, as a command does, and every run of a worker without a fleet.
+    pub shares: Option<Shares>,
+    /// Whether it is only for shares that the worker has just taken, beside others that it held before.
+    pub is_takeover: bool,
     /// When the job's last run over all tenants started, on the monotonic clock: the keys that it wrote may
     /// expire one TTL later.
     pub last_written_at: Option<Duration>,
@@ -63,12 +69,19 @@ impl RunSpec {
             due_at: now,
             asked_at: clock.monotonic(),
             tenants,
+            shares: None,
+            is_takeover: false,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
             priority: Priority::Regular,
             most_failed: MAX_FAILED,
             handover: Arc::default(),
         }
+    }
+
+    /// Whether it is for all tenants: in a fleet, for all of the worker's own.
+    pub fn is_for_all(&self) -> bool {
+        self.tenants.is_none() && !self.is_takeover
     }
 }
 

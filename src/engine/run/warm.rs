@@ -474,6 +474,7 @@ impl<'r> Round<'r> {
                 Life::Provisional => (*full).min(PROVISIONAL_TTL),
             };
         }
+        self.work.leased().await;
         if !self.writes.is_empty() {
             let all = |error: CacheError| self.writes.iter().map(|_| Err(error.clone())).collect();
             let results = self.work.runner.cache.write(&self.writes).await;
@@ -481,7 +482,7 @@ impl<'r> Round<'r> {
         }
         let error = self.results.iter().find_map(transient).cloned();
         if let Some(error) = error {
-            self.in_flight |= error.kind == CacheErrorKind::Unavailable;
+            self.in_flight |= self.results.iter().any(may_arrive);
             let refusal = Refusal::from(error);
             let mut tries = self.sent.take().unwrap_or_else(|| self.tries());
             if tries.again(&refusal, report).await {
@@ -635,6 +636,11 @@ fn fail_tally(tally: &mut Report) {
         return;
     };
     tally.fail_tenant(tenant.as_deref(), kind, &message.into());
+}
+
+/// Whether a write that failed may still be done.
+fn may_arrive(result: &KeyResult) -> bool {
+    result.as_ref().is_err_and(|error| error.kind == CacheErrorKind::Unavailable)
 }
 
 fn transient(result: &KeyResult) -> Option<&CacheError> {

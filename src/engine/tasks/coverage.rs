@@ -1,5 +1,6 @@
 //! How many of the keys that the active tenants should have are in the cache. Every thirty seconds, and after
-//! each run for all tenants, the task looks for a sample of the keys, whatever the runs report as written.
+//! each run for all tenants, the task looks for a sample of the keys, whatever the runs report as written. In a fleet,
+//! each member looks for the keys of its own tenants.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,9 +53,10 @@ impl Runner {
     /// A job that could not be looked at has no figure: an old one would look like a warm cache.
     async fn look_at_coverage(&self) {
         let Some(list) = self.list.last() else { return };
+        let (own, list) = (self.ownership.noticed(), self.ownership.own(list));
         for job in self.jobs.get().values() {
             let mut found = Found::default();
-            if job.enabled {
+            if job.enabled && !own.of_job(job).is_empty() {
                 found = self.coverage_of(job, &list).await.unwrap_or_default();
             }
             // By now the job may have been removed or changed.

@@ -2,7 +2,10 @@
 
 pub mod coverage;
 pub mod feed;
+pub mod fleet;
 mod reads;
+pub mod relay;
+pub mod requests;
 pub mod resync;
 pub mod supervisor;
 pub mod sweep;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::reads::{OTHER_FAMILY, ReadCounts, ReadResult, fields};
+use crate::domain::share::Share;
 use crate::engine::ports::CacheError;
 use crate::engine::run::{Runner, Stops};
 use crate::observe::event;
@@ -58,6 +59,9 @@ impl Runner {
             (family.clone(), counts.grown_since(before))
         };
         let grown = now.iter().map(grown).collect();
-        event::ReadsCounted { grown: &grown, now: self.clock.now() }.emit(&self.metrics);
+        // All members of a fleet see the same growth, and their metrics add up.
+        let is_counted = self.ownership.held().has(Share::FIRST);
+        event::ReadsCounted { grown: &grown, is_counted, now: self.clock.now() }
+            .emit(&self.metrics);
     }
 }

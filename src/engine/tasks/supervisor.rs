@@ -30,7 +30,11 @@ pub struct Supervisor {
 impl Supervisor {
     /// A supervisor that starts no task again once `stop` is cancelled.
     pub fn new(ports: &Ports, stop: CancellationToken) -> Self {
-        let (clock, metrics) = (Arc::clone(&ports.clock), Arc::clone(&ports.metrics));
+        Self::with(Arc::clone(&ports.clock), Arc::clone(&ports.metrics), stop)
+    }
+
+    /// The same, before there are ports.
+    pub fn with(clock: Arc<dyn Clock>, metrics: Arc<Metrics>, stop: CancellationToken) -> Self {
         Self { clock, metrics, stop }
     }
 

@@ -122,10 +122,12 @@ event! {
     ReadsCounted<'a> {
         /// By how much the counts of each family have grown.
         grown: &'a BTreeMap<String, ReadCounts>,
+        /// Whether this worker counts them for all its fleet.
+        is_counted: bool,
         now: DateTime<Utc>,
     }
     metrics |metrics| {
-        for (family, counts) in grown {
+        for (family, counts) in grown.iter().filter(|_| is_counted) {
             for result in ReadResult::ALL {
                 let labels = OfReads { family: family.clone(), result };
                 metrics.reads.get_or_create(&labels).inc_by(counts.of(result));

@@ -71,6 +71,7 @@ macro_rules! event {
 mod audit;
 mod cache;
 mod feed;
+mod fleet;
 mod history;
 mod http;
 mod jobs;
@@ -83,6 +84,7 @@ mod worker;
 pub(crate) use self::audit::*;
 pub(crate) use self::cache::*;
 pub(crate) use self::feed::*;
+pub(crate) use self::fleet::*;
 pub(crate) use self::history::*;
 pub(crate) use self::http::*;
 pub(crate) use self::jobs::*;

@@ -313,6 +313,8 @@ mod tests {
             replica: "here".to_owned(),
             version: "0".to_owned(),
             requested_by: None,
+            shares: None,
+            parts: Vec::new(),
             all_tenants: Some(true),
         }
     }

@@ -127,6 +127,10 @@ metrics! {
         "Permits that the job holds now; each allows one batch in flight";
     concurrency_limit: Known, "preheat_concurrency_limit",
         "Permits that there are: so many batches of all jobs may be in flight at once";
+    fleet_members: Known, "preheat_fleet_members",
+        "Live members of the fleet, as this worker sees them; absent without a fleet";
+    fleet_shares: Known, "preheat_fleet_shares",
+        "Shares of the tenants, of 64, that this worker holds; absent without a fleet";
     db_connections: Family<OfConnections, Gauge>, "preheat_db_connections",
         "Connections to the database: `idle`, `in_use`, and `max`, the number allowed; absent \
          until the worker has reached the servers";
@@ -338,6 +342,15 @@ impl Metrics {
         self.cache_max_memory.set(limit.map(ConstGauge::new));
     }
 
+    /// Shows no figures of the cache server: another member of the fleet does.
+    pub fn leave_cache_server_out(&self) {
+        for counter in [&self.cache_hits, &self.cache_misses, &self.cache_evicted] {
+            counter.set(None);
+        }
+        self.cache_used_memory.set(None);
+        self.cache_max_memory.set(None);
+    }
+
     /// Reads the figures of this process from the operating system, which takes some microseconds.
     pub fn look_at_process(&self) {
         let Some(Process { cpu, resident, virtual_size, open_files, max_files, started }) =
@@ -444,6 +457,8 @@ mod tests {
         metrics.set_db_connections(1, 2, 4);
         metrics.set_concurrency_limit(4);
         metrics.set_history_pending(0);
+        metrics.fleet_members.know(3);
+        metrics.fleet_shares.know(21);
         metrics.set_permits(&BTreeMap::new());
         metrics.set_batch_tenants(&job("slots"), NonZeroUsize::MIN);
         metrics.set_feed_lacking(0);

@@ -17,6 +17,7 @@ use preheat::domain::manifest::manifest_key;
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::Outcome;
 use preheat::domain::schedule::Schedule;
+use preheat::domain::share::Shares;
 use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, Clock, Found, Ledger, ManifestEntries,
 };
@@ -151,7 +152,14 @@ impl Lab {
 
     fn order(&self) -> AuditOrder {
         let (jobs, values) = (self.jobs.clone(), Keep::Nothing);
-        AuditOrder { jobs, sample: None, rechecks: true, orphans: false, values }
+        AuditOrder {
+            jobs,
+            sample: None,
+            shares: Shares::ALL,
+            rechecks: true,
+            orphans: false,
+            values,
+        }
     }
 
     async fn try_audit(&self, order: AuditOrder) -> Result<Vec<JobAudit>, AuditError> {

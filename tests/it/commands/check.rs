@@ -2,6 +2,7 @@
 
 use super::{GLOBAL, SERVICES, servers};
 use crate::support::preheat;
+use crate::support::sentinels::{SERVICE, sentinel};
 
 #[tokio::test]
 async fn good_jobs_are_good_with_and_without_the_database() {
@@ -19,6 +20,20 @@ async fn good_jobs_are_good_with_and_without_the_database() {
     let output = offline.run().await.expect_code(0);
     assert_eq!(output.stdout, "1 job, no problems; queries were not checked\n");
     assert!(servers.values().await.is_empty());
+}
+
+#[tokio::test]
+async fn the_primary_that_sentinels_name_is_shown() {
+    let servers = servers().await;
+    let watching = sentinel(&servers.redis, &[]);
+    let url = format!("redis+sentinel://127.0.0.1:{}/{SERVICE}", watching.tcp_port().unwrap());
+    let check = servers.preheat(["check"]).cache(&url).shipped_jobs();
+    let said = check.run().await.expect_code(0).stdout;
+    let primary = format!("127.0.0.1:{}", servers.redis.tcp_port().unwrap());
+    let named = format!("the Sentinels name `{primary}` as the cache's primary\n");
+    assert!(said.ends_with(&named), "{said}");
+    let check = servers.preheat(["check", "--json"]).cache(&url).shipped_jobs();
+    assert_eq!(check.run().await.expect_code(0).json()["primary"], primary);
 }
 
 /// What a person sees for a job with this query.

@@ -17,36 +17,44 @@ use super::Values;
 use super::redis::settings;
 use crate::support;
 use crate::support::memory::MemoryCache;
+use crate::support::sentinels::{SERVICE, sentinel};
 
 /// A prefix with all characters that are special in a glob.
-pub(super) const PREFIX: &str = "rel*[7-9]?\\:";
+pub(crate) const PREFIX: &str = "rel*[7-9]?\\:";
 
 /// Texts that occur in keys and must have no special meaning there.
 pub(super) const ODD: [&str; 9] =
     ["a*b", "a?b", "[a-c]", "{a}", "a\nb\r\n", "\"'`", "\\*", "ä€😀\u{2028}", " \0 "];
 
 /// Direct access to the cache, without the adapter, as an application has it.
-pub(super) enum Past<'c> {
+pub(crate) enum Past<'c> {
     Memory(&'c MemoryCache),
-    Redis(MultiplexedConnection),
+    /// The servers, any of which may have a key.
+    Redis(Vec<MultiplexedConnection>),
 }
 
 impl Past<'_> {
     async fn ask<T: redis::FromRedisValue>(
-        connection: &mut MultiplexedConnection,
+        servers: &mut [MultiplexedConnection],
         command: &str,
         key: &str,
         arguments: &[&[u8]],
     ) -> redis::RedisResult<T> {
         let mut command = redis::cmd(command);
         command.arg(format!("{PREFIX}{key}")).arg(arguments);
-        command.query_async(connection).await
+        for server in servers {
+            let answer = command.query_async(server).await;
+            if answer.as_ref().err().and_then(redis::RedisError::code) != Some("MOVED") {
+                return answer;
+            }
+        }
+        panic!("no server has `{key}`")
     }
 
     pub(super) async fn incr(&mut self, key: &str) -> i64 {
         match self {
             Self::Memory(cache) => cache.incr(key).unwrap(),
-            Self::Redis(connection) => Self::ask(connection, "INCR", key, &[]).await.unwrap(),
+            Self::Redis(servers) => Self::ask(servers, "INCR", key, &[]).await.unwrap(),
         }
     }
 
@@ -54,8 +62,8 @@ impl Past<'_> {
     pub(super) async fn set(&mut self, key: &str, value: &[u8]) {
         match self {
             Self::Memory(cache) => cache.set(key, value),
-            Self::Redis(connection) => {
-                let () = Self::ask(connection, "SET", key, &[value]).await.unwrap();
+            Self::Redis(servers) => {
+                let () = Self::ask(servers, "SET", key, &[value]).await.unwrap();
             }
         }
     }
@@ -63,15 +71,15 @@ impl Past<'_> {
     async fn get(&mut self, key: &str) -> Option<Vec<u8>> {
         match self {
             Self::Memory(cache) => cache.get(key),
-            Self::Redis(connection) => Self::ask(connection, "GET", key, &[]).await.unwrap(),
+            Self::Redis(servers) => Self::ask(servers, "GET", key, &[]).await.unwrap(),
         }
     }
 
     pub(super) async fn evict(&mut self, key: &str) {
         match self {
             Self::Memory(cache) => cache.evict(key),
-            Self::Redis(connection) => {
-                let () = Self::ask(connection, "DEL", key, &[]).await.unwrap();
+            Self::Redis(servers) => {
+                let () = Self::ask(servers, "DEL", key, &[]).await.unwrap();
             }
         }
     }
@@ -80,8 +88,8 @@ impl Past<'_> {
     pub(super) async fn ttl(&mut self, key: &str) -> Option<Duration> {
         match self {
             Self::Memory(cache) => cache.ttl(key),
-            Self::Redis(connection) => {
-                let left: i64 = Self::ask(connection, "PTTL", key, &[]).await.unwrap();
+            Self::Redis(servers) => {
+                let left: i64 = Self::ask(servers, "PTTL", key, &[]).await.unwrap();
                 u64::try_from(left).ok().map(Duration::from_millis)
             }
         }
@@ -102,7 +110,7 @@ pub(super) fn in_memory() -> MemoryCache {
 /// A cache with a database number and a prefix, and direct access to the same server. The server
 /// also has keys that are not the cache's own: without a prefix, with a prefix that a glob would
 /// match, and in another database.
-pub(super) async fn on_redis(server: &Redis, url: &str) -> (RedisCache, MultiplexedConnection) {
+pub(crate) async fn on_redis(server: &Redis, url: &str) -> (RedisCache, MultiplexedConnection) {
     let settings = CacheSettings { prefix: PREFIX.to_owned(), ..settings(url) };
     let cache = RedisCache::connect(settings).await.unwrap();
     let mut past = support::redis_connection(server).await;
@@ -120,7 +128,7 @@ pub(super) fn strings<'t>(texts: impl IntoIterator<Item = &'t str>) -> Vec<Strin
 }
 
 /// All keys that a scan finds, and the number of its pages.
-pub(super) async fn scan(cache: &impl Cache, pattern: &str) -> (BTreeSet<String>, usize) {
+pub(crate) async fn scan(cache: &impl Cache, pattern: &str) -> (BTreeSet<String>, usize) {
     let (mut found, mut slices, mut cursor) = (BTreeSet::new(), 0, 0);
     loop {
         let slice = cache.scan(pattern, cursor).await.unwrap();
@@ -337,7 +345,7 @@ async fn means_by_globs_what_redis_means(cache: &impl Cache) {
     clear(cache).await;
 }
 
-async fn conforms(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
+pub(crate) async fn conforms(cache: &(impl Cache + Ledger), past: &mut Past<'_>) {
     writes_and_removes(cache, past).await;
     expires(cache, past).await;
     looks(cache, past).await;
@@ -367,10 +375,14 @@ async fn the_cache_in_memory_conforms() {
 #[tokio::test]
 async fn redis_conforms_with_a_prefix_and_a_database_number() {
     let server = support::redis();
-    let urls = [format!("{}?db=3", server.url()), format!("{}/3", server.tcp_url().unwrap())];
+    let watching = sentinel(&server, &[]);
+    let sentinel_url =
+        format!("redis+sentinel://127.0.0.1:{}/{SERVICE}/3", watching.tcp_port().unwrap());
+    let tcp_url = format!("{}/3", server.tcp_url().unwrap());
+    let urls = [format!("{}?db=3", server.url()), tcp_url, sentinel_url];
     for url in urls {
         let (cache, past) = on_redis(&server, &url).await;
-        conforms(&cache, &mut Past::Redis(past)).await;
+        conforms(&cache, &mut Past::Redis(vec![past])).await;
     }
 }
 

@@ -10,6 +10,8 @@ use preheat::adapter::postgres::{
 };
 use preheat::domain::report::{Failure, FailureKind, Report};
 use preheat::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
+use preheat::domain::share::Shares;
+use preheat::domain::whole;
 use preheat::engine::ports::History;
 
 use super::name;
@@ -17,7 +19,7 @@ use super::postgres::settings;
 use crate::support;
 
 /// How many migrations there are.
-const MIGRATIONS: usize = 3;
+const MIGRATIONS: usize = 4;
 
 fn record(job: &str, minute: u32) -> RunRecord {
     let at = |second: u32| {
@@ -43,6 +45,8 @@ fn record(job: &str, minute: u32) -> RunRecord {
         replica: "worker-1".to_owned(),
         version: "0.1.0".to_owned(),
         requested_by: None,
+        shares: None,
+        parts: Vec::new(),
         all_tenants: Some(true),
     }
 }
@@ -108,6 +112,40 @@ async fn answers(history: &dyn History) {
     assert!(beside.earlier.is_none() && beside.later.is_none() && beside.last_ok.is_none());
 }
 
+/// The parts of a fleet's run are found by the moment when it was due, and the runs beside it are other runs.
+async fn keeps_parts(history: &dyn History) {
+    let due = |minute: u32| record("a", minute).due_at;
+    let part = |minute: u32, second: u32, shares: &str| {
+        let started_at = due(minute) + Duration::from_secs(second.into());
+        let trigger = Trigger::Schedule;
+        let shares = Shares::parse(shares);
+        RunRecord { id: RunId::new(started_at), trigger, started_at, shares, ..record("a", minute) }
+    };
+    let records = [
+        part(1, 1, "0-20"),
+        part(1, 9, "21-63"),
+        part(2, 1, "0-63"),
+        RunRecord { shares: None, ..part(1, 5, "") },
+        part(3, 1, "0-20"),
+    ];
+    history.append(&records).await.unwrap();
+    let ids = |records: &[RunRecord]| records.iter().map(|record| record.id).collect::<Vec<_>>();
+    let found = history.parts(&[due(1)]).await.unwrap();
+    assert_eq!(ids(&found), ids(&records[..2]));
+    assert_eq!(found[0].shares, records[0].shares);
+    let found = history.parts(&[due(3), due(1), due(1), due(9)]).await.unwrap();
+    assert_eq!(found.len(), 3);
+    let whole = whole::one(records[..2].to_vec()).unwrap();
+    for run in [&whole, &records[0], &records[1]] {
+        let beside = history.beside(run).await.unwrap();
+        let later = if run.id == records[1].id { records[2].listed_id() } else { records[3].id };
+        assert_eq!((beside.later, beside.last_ok.map(|run| run.id)), (Some(later), None));
+    }
+    let beside = history.beside(&records[2]).await.unwrap();
+    assert_eq!(beside.earlier, Some(whole.id));
+    assert_eq!(beside.later, Some(records[4].listed_id()));
+}
+
 async fn conforms(history: &dyn History) {
     let records = [record("a", 1), record("b", 2), record("a", 3)];
     history.append(&[]).await.unwrap();
@@ -134,6 +172,7 @@ async fn conforms(history: &dyn History) {
 async fn the_history_in_memory_conforms_and_forgets_the_oldest() {
     conforms(&MemoryHistory::new(3)).await;
     answers(&MemoryHistory::new(6)).await;
+    keeps_parts(&MemoryHistory::new(6)).await;
     let history = MemoryHistory::new(2);
     history.append(&[record("a", 3), record("a", 1), record("a", 2)]).await.unwrap();
     assert_eq!(minutes(&history.recent(None, 9).await.unwrap()), ["03", "02"]);
@@ -155,6 +194,8 @@ async fn the_history_in_postgres_conforms_in_read_only_sessions() {
     .unwrap();
     let message = "`ä\u{2028}'; drop table x` is no zone".to_owned();
     assert_eq!(row, (7, 12, 1 << 40, message));
+    server.execute("delete from preheat.runs").await;
+    keeps_parts(&PostgresHistory::new(database)).await;
 }
 
 #[tokio::test]

@@ -298,7 +298,7 @@ async fn refuses_what_is_of_another_type(cache: &(impl Ledger + Cache), past: &m
     }
 }
 
-async fn conforms(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
+pub(crate) async fn conforms(cache: &(impl Ledger + Cache), past: &mut Past<'_>) {
     keeps_fences(cache, past).await;
     mends_fences(cache, past).await;
     takes_thousands_of_fences(cache).await;
@@ -333,7 +333,7 @@ async fn the_ledger_in_memory_conforms() {
 async fn the_ledger_on_redis_conforms_with_a_prefix_and_a_database_number() {
     let server = support::redis();
     let (cache, past) = on_redis(&server, &format!("{}?db=3", server.url())).await;
-    conforms(&cache, &mut Past::Redis(past)).await;
+    conforms(&cache, &mut Past::Redis(vec![past])).await;
 
     // Keys with another prefix or in another database are untouched.
     let mut past = support::redis_connection(&server).await;

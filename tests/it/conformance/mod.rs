@@ -1,20 +1,23 @@
 //! One suite for each port, run against every adapter of it. The other files test what only one
 //! server can do.
 
-mod cache;
-mod certificates;
+pub(crate) mod cache;
+pub(crate) mod certificates;
 mod changes;
 mod check;
 mod clock;
 mod gone;
 mod history;
-mod ledger;
+mod leases;
+pub(crate) mod ledger;
 mod missed;
-mod pauses;
+pub(crate) mod pauses;
 pub(crate) mod pgbouncer;
 mod postgres;
-mod redis;
+pub(crate) mod redis;
+pub(crate) mod relay;
 mod rights;
+pub(crate) mod sheets;
 mod source;
 mod urls;
 

@@ -33,7 +33,7 @@ async fn keep(store: &dyn PauseStore, changes: &[(&str, Option<Pause>)]) {
     store.keep(&changes.collect::<PauseChanges>()).await.unwrap();
 }
 
-async fn conforms(store: &dyn PauseStore) {
+pub(crate) async fn conforms(store: &dyn PauseStore) {
     let kept = async || store.pauses().await.unwrap().unwrap_or_default();
     assert_eq!(kept().await, Pauses::new());
     keep(store, &[]).await;
@@ -81,7 +81,7 @@ async fn the_pauses_in_postgres_conform() {
 async fn the_pauses_in_redis_conform_and_are_told_from_lost_ones() {
     let server = support::redis();
     let (cache, connection) = on_redis(&server, &format!("{}?db=3", server.url())).await;
-    let mut past = Past::Redis(connection);
+    let mut past = Past::Redis(vec![connection]);
     conforms(&cache).await;
     assert_eq!(PauseStore::server(&cache), Server::Cache);
     assert_eq!(past.ttl(PAUSES_KEY).await, None);

@@ -352,6 +352,9 @@ async fn a_server_that_is_not_there_is_unreachable() {
     assert!(!error.message.contains("hush"), "{error}");
 }
 
+/// Calls that move fences: if their connection breaks, the caller decides whether to call again.
+const ONCE: [&str; 2] = ["start_fences", "move_fences"];
+
 /// The result of every call except writes for a few keys, by the call's name.
 async fn all_calls(cache: &RedisCache) -> Vec<(&'static str, Result<(), CacheError>)> {
     let hour = Duration::from_hours(1);
@@ -442,7 +445,9 @@ async fn every_call_outlives_a_connection_that_is_cut_and_ends_where_there_is_no
         for bytes in [1, 40, 150, 300] {
             proxy.cut_after(direction, bytes);
             for (call, result) in all_calls(&cache).await {
-                assert_eq!(result, Ok(()), "{call}");
+                let kind = result.err().map(|error| error.kind);
+                let may_fail = ONCE.contains(&call) && kind == Some(CacheErrorKind::Unavailable);
+                assert!(kind.is_none() || may_fail, "{call}: {kind:?}");
             }
         }
     }
@@ -465,12 +470,14 @@ async fn what_was_cut_in_the_middle_is_done_as_a_whole() {
     let entries: Vec<_> = keys.iter().map(|key| (key.clone(), key.clone())).collect();
     let start = 1 << 41;
 
-    proxy.cut_after(Direction::ToServer, 100_000);
-    cache.move_fences(&keys, start).await.unwrap();
-    proxy.cut_after(Direction::ToClient, 5_000);
-    cache.move_fences(&keys, start).await.unwrap();
+    // A fence moves at most once for one call, and each call that succeeds has moved all of them.
+    for cut in [(Direction::ToServer, 100_000), (Direction::ToClient, 5_000)] {
+        proxy.cut_after(cut.0, cut.1);
+        let error = cache.move_fences(&keys, start).await.unwrap_err();
+        assert_eq!(error.kind, CacheErrorKind::Unavailable, "{error}");
+        cache.move_fences(&keys, start).await.unwrap();
+    }
     let fences = cache.fences(&keys).await.unwrap();
-    // The fences whose answers were lost moved once more, which does no harm.
     let moved =
         |fence: &Fence| matches!(fence, Fence::At(at) if (start + 2..=start + 4).contains(at));
     assert!(fences.iter().all(moved), "{fences:?}");

@@ -7,7 +7,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use preheat::config::{Settings, reference};
+use preheat::config::{FleetShares, Overrides, Settings, reference};
+use preheat::domain::share::Shares;
 use serde_json::Value;
 
 use super::{path, read};
@@ -15,8 +16,9 @@ use crate::support::program::Preheat;
 use crate::support::{self, Database, LONG, document, eventually, http, preheat, python};
 
 const FOLDER: &str = "deploy/kubernetes";
-/// What the kustomization leaves out on purpose: a Job is run, not kept.
-const APART: [&str; 1] = ["post-upgrade-job.yaml"];
+/// What the kustomization leaves out on purpose: a Job is run, not kept, and the `StatefulSet` takes the place of the
+/// Deployment.
+const APART: [&str; 2] = ["post-upgrade-job.yaml", "statefulset.yaml"];
 
 /// The manifests of a folder, by their file's path in the repository.
 fn files() -> Vec<String> {
@@ -91,7 +93,7 @@ fn each_manifest_is_valid_for_the_oldest_and_the_newest_kubernetes() {
 
     let folder = tempfile::tempdir().unwrap();
     for (file, right, wrong) in [
-        ("deployment.yaml", "replicas: 1", "replicas: one"),
+        ("deployment.yaml", "replicas: 3", "replicas: three"),
         ("deployment.yaml", "enableServiceLinks", "enableServiceLink"),
         ("service.yaml", "publishNotReadyAddresses", "publishUnreadyAddresses"),
         ("monitoring/podmonitor.yaml", "interval: 15s", "interval: often"),
@@ -158,8 +160,17 @@ fn a_pod_has_no_right_that_it_does_not_need() {
 #[test]
 fn the_worker_is_replaced_and_stopped_as_it_needs() {
     let deployment = manifest("Deployment", "preheat");
-    assert_eq!(deployment["spec"]["replicas"], 1);
-    assert_eq!(deployment["spec"]["strategy"]["type"], "Recreate");
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    let strategy = &deployment["spec"]["strategy"];
+    assert_eq!(strategy["type"], "RollingUpdate");
+    assert_eq!(
+        strategy["rollingUpdate"],
+        serde_json::json!({ "maxSurge": 1, "maxUnavailable": 0 })
+    );
+    let spread = &deployment["spec"]["template"]["spec"]["topologySpreadConstraints"][0];
+    assert_eq!(spread["labelSelector"], deployment["spec"]["selector"]);
+    // A node without room must not keep a pod from starting.
+    assert_eq!(spread["whenUnsatisfiable"], "ScheduleAnyway");
     let settings = Settings::builtin();
     let [worker, _] = pods();
     let grace = worker["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap();
@@ -169,6 +180,46 @@ fn the_worker_is_replaced_and_stopped_as_it_needs() {
     assert!(budget["spec"]["minAvailable"].is_null());
     // A cold cache must not take the dashboard away.
     assert_eq!(manifest("Service", "preheat")["spec"]["publishNotReadyAddresses"], true);
+}
+
+#[test]
+fn the_statefulset_is_the_deployment_with_fixed_parts() {
+    let (stateful, deployment) =
+        (manifest("StatefulSet", "preheat"), manifest("Deployment", "preheat"));
+    let replicas = stateful["spec"]["replicas"].as_u64().unwrap();
+    assert_eq!(stateful["spec"]["selector"], deployment["spec"]["selector"]);
+    let mut template = stateful["spec"]["template"].clone();
+    let place = &mut template["spec"]["containers"][0];
+    let job = &pods()[1];
+    assert_eq!(place["image"], container(job)["image"]);
+    place["image"] = "preheat".into();
+    let env = place["env"].as_array_mut().unwrap();
+    let own = env.extract_if(.., |one| {
+        let name = text(&one["name"]);
+        name == "POD_INDEX" || name.starts_with("PREHEAT_FLEET__")
+    });
+    let own: BTreeMap<String, Value> =
+        own.map(|one| (text(&one["name"]).to_owned(), one)).collect();
+    assert_eq!(template, deployment["spec"]["template"]);
+    let share = text(&own["PREHEAT_FLEET__SHARE"]["value"]);
+    assert_eq!(share, format!("$(POD_INDEX)/{replicas}"));
+    assert_eq!(own["PREHEAT_FLEET__ENABLED"]["value"], "false");
+    // Each of these settings is right for the program.
+    let file = manifest("ConfigMap", "preheat-settings");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("preheat.toml");
+    fs::write(&path, text(&file["data"]["preheat.toml"])).unwrap();
+    for index in 0..replicas {
+        let variables = [
+            ("PREHEAT_FLEET__SHARE", share.replace("$(POD_INDEX)", &index.to_string())),
+            ("PREHEAT_FLEET__ENABLED", "false".to_owned()),
+        ];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value));
+        let overrides = Overrides { config: Some(path.clone()), ..Overrides::default() };
+        let settings = Settings::load(&overrides, variables).unwrap();
+        let part = Shares::part(u8::try_from(index).unwrap(), 3).unwrap();
+        assert_eq!(settings.fleet.shares, FleetShares::Fixed(part));
+    }
 }
 
 #[test]
@@ -334,8 +385,12 @@ async fn the_containers_work_with_the_arguments_settings_and_paths_of_their_mani
         .await;
     }
     let monitor = manifest("PodMonitor", "preheat");
-    let metrics = running.get(text(&monitor["spec"]["podMetricsEndpoints"][0]["path"])).await;
-    assert!(metrics.body.contains("preheat_last_success_timestamp_seconds"), "{metrics:?}");
+    // It is ready as a stand-by, and warms once it has taken its shares.
+    let metrics = text(&monitor["spec"]["podMetricsEndpoints"][0]["path"]);
+    eventually("the worker has warmed", LONG, async || {
+        running.get(metrics).await.body.contains("preheat_last_success_timestamp_seconds")
+    })
+    .await;
     let jobs = running.get("/api/v1/jobs").await.json();
     assert_eq!(jobs["jobs"][0]["name"], "products", "{jobs}");
     assert_eq!(jobs["jobs"][0]["last_run"]["outcome"], "ok", "{jobs}");

@@ -4,6 +4,7 @@
 mod batch_sizes;
 mod changes;
 mod coverage;
+mod fleet;
 mod gone;
 mod keys;
 pub(crate) mod ledger;
@@ -14,10 +15,12 @@ mod ports;
 mod reads;
 pub(crate) mod record;
 mod registry;
+mod requests;
 mod restart;
 mod rounds;
 mod run;
 mod schedule;
+mod summaries;
 mod supervisor;
 mod unverified;
 mod writes;
@@ -43,6 +46,7 @@ use preheat::engine::ports::{
 use preheat::engine::ports::{Ports, Unguarded};
 use preheat::engine::registry::Registry;
 use preheat::engine::run::limit::Limits;
+use preheat::engine::run::ownership::Ownership;
 use preheat::engine::run::record::Records;
 use preheat::engine::run::{Runner, Stops};
 use preheat::engine::schedule::handle::{Handle, JobSelection, RunRequest, Ticket};
@@ -163,6 +167,8 @@ pub(crate) struct Setup {
     pub(crate) max_shrink: Share,
     /// How long a query should take at most.
     pub(crate) target_batch_time: Option<Duration>,
+    /// Which shares the worker holds.
+    pub(crate) ownership: Ownership,
 }
 
 impl Setup {
@@ -179,13 +185,15 @@ impl Setup {
             ledger: None,
             max_shrink: Share::from_percent(50.0).unwrap(),
             target_batch_time: None,
+            ownership: Ownership::default(),
         }
     }
 
     /// The world, and its engine, which is not running yet.
     pub(crate) fn build(self) -> (World, Engine) {
         let Self { jobs, tenants, concurrency, clock, history, retention, .. } = self;
-        let Self { source: other, cache, ledger, max_shrink, target_batch_time, .. } = self;
+        let Self { source: other, cache, ledger, max_shrink, target_batch_time, ownership, .. } =
+            self;
         let shared: Arc<dyn Clock> = Arc::new(clock.clone());
         let source = Arc::new(MemorySource::new(tenants));
         let memory = Arc::new(MemoryCache::new(Arc::clone(&shared)));
@@ -201,7 +209,8 @@ impl Setup {
         let ports = Ports::new(servers, Arc::clone(&shared), Arc::clone(&metrics));
         let (limits, registry) = (Limits::new(concurrency), Registry::new(max_shrink));
         let runner = Runner::new(ports, limits, registry, "test".to_owned());
-        let runner = Arc::new(runner.with_target_batch_time(target_batch_time));
+        let runner = runner.with_target_batch_time(target_batch_time);
+        let runner = Arc::new(runner.with_ownership(Arc::new(ownership)));
         let records = Records::new(history, Arc::clone(&shared), Arc::clone(&metrics), retention);
         let (bell, beats) = (Arc::new(Notify::new()), Arc::new(Beats::new(clock.monotonic())));
         let made_of = Parts {

@@ -174,7 +174,7 @@ async fn what_the_history_knows_is_recalled_with_one_query_and_nobody_is_ready_b
         before.warm("list").await;
         before.clock.advance(SECOND).await;
     }
-    let last = before.handle.runs(&RunFilter::newest(None, 1)).await.unwrap().remove(0);
+    let last = before.handle.runs(&RunFilter::newest(None, 1)).await.unwrap().runs.remove(0);
 
     let after = of(&history);
     let name = JobName::parse("list").unwrap();

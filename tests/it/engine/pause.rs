@@ -9,9 +9,11 @@ use preheat::domain::change::{Changed, Touched};
 use preheat::domain::job::{Job, JobName, Jobs, Table};
 use preheat::domain::pause::{Note, Pause, Pauses};
 use preheat::domain::run::{Outcome, Trigger};
+use preheat::domain::share::{Share, Shares};
 use preheat::domain::tenant::TenantId;
 use preheat::domain::who::Who;
 use preheat::engine::ports::{Clock, PauseStore};
+use preheat::engine::run::ownership::Ownership;
 use preheat::engine::schedule::handle::JobSelection;
 use preheat::engine::schedule::pauses::{PauseBook, PauseError, READ_EVERY};
 use preheat::engine::schedule::status::Readiness;
@@ -49,7 +51,7 @@ impl Paused {
         let mut world = setup.start();
         let store: Arc<dyn PauseStore> = Arc::new(store.clone());
         let metrics = Arc::clone(&world.metrics);
-        let book = PauseBook::new(store, world.handle.clone(), Pauses::new(), metrics);
+        let book = PauseBook::new(store, world.handle.clone(), Pauses::new(), metrics, READ_EVERY);
         world.tasks.spawn(Arc::clone(&book).run(CancellationToken::new()));
         Self { world, book }
     }
@@ -321,4 +323,22 @@ async fn a_pause_is_in_effect_while_its_store_is_away_and_kept_when_it_is_back()
     paused.world.clock.advance(READ_EVERY + SECOND).await;
     assert_eq!(store.names(), ["list"]);
     assert_eq!(paused.note("list").as_deref(), Some("the database is down"));
+}
+
+#[tokio::test]
+async fn a_paused_job_starts_for_shares_that_were_taken_when_it_is_resumed() {
+    let first = Share::of_tenant("t0");
+    let list = Job { on_start: true, ..job("list") };
+    let ownership = Ownership::of(first.into());
+    let paused = Paused::start(Setup { ownership, ..setup([list]) }, &MemoryPauses::default());
+    let world = &paused.world;
+    world.clock.advance(SECOND).await;
+    assert!(paused.pause(one("list"), "migration", None).await);
+    world.runner.ownership.take(Shares::ALL);
+    world.clock.advance(SECOND).await;
+    let read = || world.reads().into_iter().flatten().collect::<BTreeSet<_>>();
+    assert!(!read().contains("t1"));
+    paused.resume(one("list")).await;
+    world.clock.advance(SECOND).await;
+    assert_eq!(read().len(), 4);
 }

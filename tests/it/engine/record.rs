@@ -1,5 +1,6 @@
 //! Run records: what they contain, and that a history which cannot be written never delays a run.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,9 +9,17 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use preheat::adapter::memory::MemoryHistory;
 use preheat::domain::job::{Job, JobName};
-use preheat::domain::run::{Outcome, RunFilter, RunId, RunRecord};
+use preheat::domain::report::Report;
+use preheat::domain::run::{Outcome, RunFilter, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
+use preheat::domain::share::Shares;
+use preheat::domain::whole;
 use preheat::engine::ports::{Beside, Clock, History, HistoryError};
+use preheat::engine::run::record::Records;
+use preheat::observe::Metrics;
+
+use crate::support::dice::Dice;
+use crate::support::virtual_clock::VirtualClock;
 
 use super::{MINUTE, SECOND, Setup, World, at, job, ready, start, tenants};
 
@@ -79,6 +88,13 @@ impl History for Fickle {
         self.gone().unwrap_or_else(|| self.memory.beside(run))
     }
 
+    fn parts<'a>(
+        &'a self,
+        due: &'a [DateTime<Utc>],
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        self.gone().unwrap_or_else(|| self.memory.parts(due))
+    }
+
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
         self.gone().unwrap_or_else(|| self.memory.get(id))
     }
@@ -103,11 +119,11 @@ async fn every_run_is_kept_newest_first() {
         ids.insert(0, world.warm("list").await.id);
         world.clock.advance(SECOND).await;
     }
-    let found = world.handle.runs(&RunFilter::newest(None, 10)).await.unwrap();
+    let found = world.handle.runs(&RunFilter::newest(None, 10)).await.unwrap().runs;
     assert_eq!(found.iter().map(|record| record.id).collect::<Vec<_>>(), ids);
-    assert_eq!(world.handle.runs(&RunFilter::newest(None, 2)).await.unwrap().len(), 2);
+    assert_eq!(world.handle.runs(&RunFilter::newest(None, 2)).await.unwrap().runs.len(), 2);
     let other = JobName::parse("other").unwrap();
-    assert!(world.handle.runs(&RunFilter::newest(Some(&other), 10)).await.unwrap().is_empty());
+    assert!(world.handle.runs(&RunFilter::newest(Some(&other), 10)).await.unwrap().runs.is_empty());
     assert_eq!(history.kept().await, 3);
     assert_eq!((found[0].replica.as_str(), found[0].version.as_str()), ("test", "0.1.0"));
 }
@@ -201,4 +217,125 @@ async fn a_retention_beyond_the_calendar_keeps_everything() {
         assert_eq!(history.kept().await, 7);
         assert!(history.pruned.lock().unwrap().is_empty());
     }
+}
+
+/// A history of a fleet: runs that were due each ten seconds, in parts that start and end as the dice say, runs of one
+/// worker alone, and runs for changed tenants.
+async fn fleets_history(dice: &mut Dice) -> (MemoryHistory, Vec<RunRecord>) {
+    let history = MemoryHistory::new(10_000);
+    let mut records = Vec::new();
+    for number in 0..30 {
+        let due_at = start() + chrono::TimeDelta::seconds(10 * number);
+        let trigger = if dice.one_in(4) { Trigger::Change } else { Trigger::Schedule };
+        for shares in [0x0000_ffff_u64, 0xffff_0000, 0xffff_ffff_0000_0000] {
+            let started_at = due_at + Duration::from_secs(dice.between(0, 40));
+            records.push(RunRecord {
+                id: RunId::new(started_at),
+                job: JobName::parse("list").unwrap(),
+                trigger,
+                outcome: if dice.one_in(5) { Outcome::Partial } else { Outcome::Ok },
+                due_at,
+                started_at,
+                finished_at: started_at + chrono::TimeDelta::seconds(1),
+                report: Report::default(),
+                replica: format!("of {shares:x}"),
+                version: "1".to_owned(),
+                all_tenants: Some(true),
+                requested_by: None,
+                shares: (!dice.one_in(4)).then(|| Shares::from_bits(shares)),
+                parts: Vec::new(),
+            });
+        }
+    }
+    history.append(&records).await.unwrap();
+    (history, records)
+}
+
+#[tokio::test]
+async fn a_fleets_run_is_on_one_page_of_the_list_with_all_its_parts() {
+    for seed in 0..50 {
+        let mut dice = Dice::new(seed);
+        let (history, mut all) = fleets_history(&mut dice).await;
+        let clock = Arc::new(VirtualClock::new(start(), seed));
+        let records = Records::new(Arc::new(history), clock, Metrics::new(), MINUTE);
+        all.sort_by_key(|record| std::cmp::Reverse(record.place()));
+        for outcome in [None, Some(Outcome::Ok), Some(Outcome::Partial)] {
+            let is_wanted = |run: &RunRecord| outcome.is_none_or(|outcome| run.outcome == outcome);
+            let mut expected: Vec<_> = whole::together(all.clone()).into_iter().collect();
+            expected.retain(is_wanted);
+            let limit = dice.size(1, 8);
+            let mut filter = RunFilter { outcome, limit, ..RunFilter::default() };
+            let mut found = Vec::new();
+            loop {
+                let page = records.page(&filter).await.unwrap();
+                assert!(page.runs.len() == limit || page.next.is_none(), "seed {seed}");
+                found.extend(page.runs);
+                filter.after = page.next;
+                if filter.after.is_none() {
+                    break;
+                }
+            }
+            let said = |runs: &[RunRecord]| -> BTreeMap<RunId, usize> {
+                runs.iter().map(|run| (run.id, run.parts.len())).collect()
+            };
+            assert_eq!(found.len(), expected.len(), "each once: seed {seed}");
+            assert_eq!(said(&found), said(&expected), "seed {seed}");
+            if outcome.is_none() {
+                let ids = |runs: &[RunRecord]| runs.iter().map(|run| run.id).collect::<Vec<_>>();
+                assert_eq!(ids(&found), ids(&expected), "seed {seed}");
+            }
+            for run in found {
+                let got = records.get(run.id).await.unwrap().unwrap();
+                assert_eq!((got.id, got.parts), (run.id, run.parts.clone()));
+                for part in run.parts {
+                    assert_eq!(records.get(part.id).await.unwrap().unwrap().id, part.id);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_fleets_run_is_compared_with_the_fleets_run_before_it() {
+    let history = Fickle::new(false);
+    let due = |number: i64| start() + chrono::TimeDelta::minutes(number);
+    let (_, some) = fleets_history(&mut Dice::new(1)).await;
+    let part = |number: i64, shares: &str, outcome: Outcome| RunRecord {
+        id: RunId::new(due(number)),
+        trigger: Trigger::Schedule,
+        outcome,
+        due_at: due(number),
+        started_at: due(number) + Duration::from_secs(shares.len() as u64),
+        shares: Shares::parse(shares),
+        ..some[0].clone()
+    };
+    let kept = [
+        part(0, "0-3", Outcome::Ok),
+        part(0, "10-63", Outcome::Ok),
+        part(1, "0-3", Outcome::Ok),
+        part(1, "10-63", Outcome::Partial),
+        part(2, "0-3", Outcome::Ok),
+        part(2, "10-63", Outcome::Ok),
+    ];
+    history.append(&kept[..5]).await.unwrap();
+    let clock = Arc::new(VirtualClock::new(start(), 0));
+    let records = Records::new(Arc::clone(&history) as _, clock, Metrics::new(), MINUTE);
+    // The last one is on its way.
+    history.away.store(true, Ordering::Relaxed);
+    records.push(Arc::new(kept[5].clone()));
+    history.away.store(false, Ordering::Relaxed);
+    let of = |number: i64| part(number, "", Outcome::Ok).listed_id();
+    let run = records.get(of(1)).await.unwrap().unwrap();
+    assert_eq!((run.parts.len(), run.outcome), (2, Outcome::Partial));
+    let beside = records.beside(&run).await.unwrap();
+    assert_eq!((beside.earlier, beside.later), (Some(of(0)), Some(of(2))));
+    let before = beside.last_ok.unwrap();
+    assert_eq!((before.id, before.parts.len()), (of(0), 2));
+    let last = records.get(of(2)).await.unwrap().unwrap();
+    assert_eq!(last.parts.len(), 2, "written or not");
+    let beside = records.beside(&last).await.unwrap();
+    assert_eq!((beside.earlier, beside.later), (Some(of(1)), None));
+    assert!(beside.last_ok.is_none(), "the one before it was partial");
+    let alone = records.beside(&kept[4]).await.unwrap();
+    assert_eq!((alone.earlier, alone.later), (Some(of(1)), None), "of a part as of the run");
 }

@@ -30,6 +30,8 @@ enum Mood {
     /// It does not report its process.
     Discreet,
     Away,
+    /// It does everything, and does not answer the question for its stats.
+    Forgetful,
     /// This many servers answer in turn.
     Several(u64),
 }
@@ -66,7 +68,7 @@ impl Rules for Moody {
         then: Answer<'a, T>,
     ) -> Answer<'a, T> {
         match self.mood() {
-            Mood::Well | Mood::Discreet | Mood::Several(_) => then,
+            Mood::Well | Mood::Discreet | Mood::Forgetful | Mood::Several(_) => then,
             Mood::Away => Box::pin(async { Err(cache_error(CacheErrorKind::Unavailable)) }),
         }
     }
@@ -77,6 +79,7 @@ impl Rules for Moody {
             let stats = stats.await?;
             let asked = self.asked.fetch_add(1, Ordering::Relaxed);
             let process = match self.mood() {
+                Mood::Forgetful => return Err(cache_error(CacheErrorKind::Unavailable)),
                 Mood::Well | Mood::Away => stats.process,
                 Mood::Discreet => None,
                 Mood::Several(servers) => stats.process.map(|process| process + asked % servers),
@@ -120,7 +123,7 @@ async fn warm(world: &World, count: usize) {
 /// The runs that have ended, newest first.
 async fn history(world: &World, job: &str) -> Vec<(Trigger, Outcome)> {
     let name = JobName::parse(job).unwrap();
-    let runs = world.handle.runs(&RunFilter::newest(Some(&name), 1_000)).await.unwrap();
+    let runs = world.handle.runs(&RunFilter::newest(Some(&name), 1_000)).await.unwrap().runs;
     runs.into_iter().map(|run| (run.trigger, run.outcome)).collect()
 }
 
@@ -198,6 +201,27 @@ async fn a_restart_that_is_noticed_in_the_middle_of_a_run_has_it_repeated_once()
     assert_eq!(runs[..runs.len() - began], repeated);
     assert_eq!(history(&world, "other").await, ONCE_MORE);
     assert_eq!(world.cache.keys(), keys);
+}
+
+#[tokio::test]
+async fn a_run_at_whose_end_the_cache_is_away_is_not_ok() {
+    let setup = Setup::new([daily("list")], tenants(3));
+    let memory = Arc::new(MemoryCache::new(Arc::new(setup.clock.clone())));
+    let cache = Around::with(memory, Moody::new(Mood::Well));
+    let world = watching(Setup { cache: Some(Arc::clone(&cache) as _), ..setup });
+    warm(&world, 3).await;
+    cache.set(Mood::Forgetful);
+    let record = world.warm("list").await;
+    assert_eq!(record.outcome, Outcome::Partial, "{record:?}");
+    let [failure] = record.report.failures.as_slice() else { panic!("{record:?}") };
+    assert_eq!((failure.kind, failure.count), (FailureKind::CacheUnavailable, 3));
+
+    // It comes back as another process, without what the run wrote.
+    cache.inner.restart();
+    cache.set(Mood::Well);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(cache.inner.keys().len(), 3);
+    assert_eq!(history(&world, "list").await[0], (Trigger::Change, Outcome::Ok));
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ fn runs_of(world: &World, job: &str, trigger: Trigger) -> usize {
     let job = name(job);
     let history =
         world.handle.runs(&RunFilter::newest(Some(&job), 1_000)).now_or_never().unwrap().unwrap();
-    history.iter().filter(|record| record.trigger == trigger).count()
+    history.runs.iter().filter(|record| record.trigger == trigger).count()
 }
 
 fn name(text: &str) -> JobName {
@@ -374,7 +374,7 @@ async fn hazard_30_draining_finishes_the_batches_in_flight_and_begins_no_more() 
     assert_eq!(failure.message, "the run was stopped: 6 tenants were left");
     assert_eq!(world.cache.keys().len(), 4);
     world.ended().await;
-    assert_eq!(world.handle.runs(&RunFilter::newest(None, 10)).await.unwrap().len(), 2);
+    assert_eq!(world.handle.runs(&RunFilter::newest(None, 10)).await.unwrap().runs.len(), 2);
 }
 
 #[tokio::test]

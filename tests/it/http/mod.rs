@@ -33,7 +33,7 @@ use preheat::engine::run::limit::Limits;
 use preheat::engine::run::record::Records;
 use preheat::engine::run::{Runner, Stops};
 use preheat::engine::schedule::health::Beats;
-use preheat::engine::schedule::pauses::PauseBook;
+use preheat::engine::schedule::pauses::{PauseBook, READ_EVERY};
 use preheat::engine::schedule::scheduler::{Engine, Parts};
 use preheat::http::{Access, Control, router, serve};
 use preheat::invalidate::Invalidations;
@@ -154,6 +154,14 @@ impl History for MoodyHistory {
         Box::pin(async move { self.mood()?.beside(run).await })
     }
 
+    fn parts<'a>(
+        &'a self,
+        due: &'a [DateTime<Utc>],
+    ) -> BoxFuture<'a, Result<Vec<RunRecord>, HistoryError>> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move { self.mood()?.parts(due).await })
+    }
+
     fn get(&self, id: RunId) -> BoxFuture<'_, Result<Option<RunRecord>, HistoryError>> {
         Box::pin(async move { self.mood()?.get(id).await })
     }
@@ -243,7 +251,13 @@ impl Worker {
         let board = Board::new(Arc::clone(&runner), handle.clone());
         let invalidations = Invalidations::new(Arc::clone(&runner), handle.clone(), stops.clone());
         let store = Arc::new(MemoryPauses::default());
-        let pauses = PauseBook::new(store, handle.clone(), Pauses::default(), Arc::clone(&metrics));
+        let pauses = PauseBook::new(
+            store,
+            handle.clone(),
+            Pauses::default(),
+            Arc::clone(&metrics),
+            READ_EVERY,
+        );
         let control = Control {
             handle,
             invalidations,

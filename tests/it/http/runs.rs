@@ -86,6 +86,7 @@ async fn what_changes_something_needs_the_token() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "most of it is one snapshot")]
 async fn a_run_is_accepted_and_can_be_followed() {
     let worker = Worker::start().await;
     worker.gate.send_replace(false);
@@ -115,8 +116,11 @@ async fn a_run_is_accepted_and_can_be_followed() {
       "finished_at": "2026-03-01T12:10:00.000Z",
       "id": "[id]",
       "job": "services",
+      "missing_shares": null,
       "neighbors": "[neighbors]",
       "outcome": "ok",
+      "part_of": null,
+      "parts": [],
       "progress": {
         "bytes": 60,
         "keys": 3,
@@ -148,6 +152,7 @@ async fn a_run_is_accepted_and_can_be_followed() {
         "time": "[times]"
       },
       "requested_by": "token",
+      "shares": null,
       "started_at": "2026-03-01T12:10:00.000Z",
       "state": "finished",
       "trigger": "request",

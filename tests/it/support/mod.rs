@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "not every test needs every part")]
 
 pub(crate) mod browser;
+pub(crate) mod cluster;
 pub(crate) mod dice;
 pub(crate) mod document;
 pub(crate) mod http;
@@ -15,6 +16,7 @@ pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod python;
+pub(crate) mod sentinels;
 pub(crate) mod shop;
 pub(crate) mod tls;
 pub(crate) mod virtual_clock;

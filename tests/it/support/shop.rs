@@ -167,22 +167,9 @@ impl Shop {
         self.cache().await.get(key).await.unwrap()
     }
 
-    /// Every key of items with its value. A value that is not JSON, or a key that never expires, fails the
-    /// test.
+    /// Every key of items with its value: see [`cached_in`].
     pub(crate) async fn cached(&self) -> BTreeMap<String, Value> {
-        let mut cache = self.cache().await;
-        let keys: Vec<String> = cache.keys("items:*").await.unwrap();
-        let mut cached = BTreeMap::new();
-        for key in keys {
-            let value: Option<String> = cache.get(&key).await.unwrap();
-            let ttl: i64 = cache.pttl(&key).await.unwrap();
-            let Some(value) = value else { continue };
-            assert!(ttl > 0, "`{key}` lives for {ttl} ms");
-            let value = serde_json::from_str(&value)
-                .unwrap_or_else(|error| panic!("`{key}` is not whole: {error} in {value:?}"));
-            cached.insert(key, value);
-        }
-        cached
+        cached_in(&self.redis).await
     }
 
     /// Every key with its value, as the database's data require.
@@ -225,6 +212,24 @@ impl Shop {
             .cache(self.redis.url())
             .env("PREHEAT_HTTP__TOKEN", TOKEN)
     }
+}
+
+/// Every key of items in a cache, with its value. A value that is not JSON, or a key that never expires, fails
+/// the test.
+pub(crate) async fn cached_in(redis: &Redis) -> BTreeMap<String, Value> {
+    let mut cache = super::redis_connection(redis).await;
+    let keys: Vec<String> = cache.keys("items:*").await.unwrap();
+    let mut cached = BTreeMap::new();
+    for key in keys {
+        let value: Option<String> = cache.get(&key).await.unwrap();
+        let ttl: i64 = cache.pttl(&key).await.unwrap();
+        let Some(value) = value else { continue };
+        assert!(ttl > 0, "`{key}` lives for {ttl} ms");
+        let value = serde_json::from_str(&value)
+            .unwrap_or_else(|error| panic!("`{key}` is not whole: {error} in {value:?}"));
+        cached.insert(key, value);
+    }
+    cached
 }
 
 /// Reads values until it is stopped.

@@ -53,7 +53,8 @@ impl Certificates {
         self.folder.path().join("ca.crt")
     }
 
-    fn server(&self) -> Tls {
+    /// The certificate and key of a server.
+    pub(crate) fn server(&self) -> Tls {
         let folder = self.folder.path();
         Tls { certificate: folder.join("server.crt"), key: folder.join("server.key") }
     }

@@ -2,6 +2,8 @@
 
 mod changes;
 mod connections;
+mod fleet;
+mod fleet_as_one;
 mod history;
 mod life;
 mod openapi;

@@ -123,6 +123,11 @@ impl PostgresFeedSource {
         }
     }
 
+    /// Whether triggers speak through the write-ahead log, as the last look found them.
+    pub fn reads_log(&self) -> bool {
+        self.ways.borrow().wal
+    }
+
     /// Records that changes of these sources may have been missed: the listening feed then reports that any
     /// of their tenants may have changed. Without a listening feed this adds nothing, since the next
     /// connection covers everything.

@@ -3,6 +3,7 @@
 
 mod failing;
 mod feed;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -123,9 +124,19 @@ impl Fed {
     }
 
     async fn begin(setup: Setup, notifier: Arc<Notifier>) -> Self {
+        let source = Arc::clone(&notifier);
+        Self::begin_with(setup, notifier, |_| source).await
+    }
+
+    /// The same with another source of changes.
+    async fn begin_with(
+        setup: Setup,
+        notifier: Arc<Notifier>,
+        source: impl FnOnce(&World) -> Arc<dyn FeedSource>,
+    ) -> Self {
         let (mut world, engine) = setup.build();
         let (handle, runner) = (world.handle.clone(), Arc::clone(&world.runner));
-        let source = Arc::clone(&notifier) as Arc<dyn FeedSource>;
+        let source = source(&world);
         let feeder = Feeder::new(source, handle, runner, "tenant_id".to_owned());
         let begun = feeder.begin().await;
         // About as long as a worker takes from there to its first run.
@@ -146,7 +157,7 @@ impl Fed {
     }
 
     /// Waits until everything that is due at once is done.
-    async fn rests(&self) {
+    pub(super) async fn rests(&self) {
         self.clock.advance(AT_ONCE).await;
     }
 
@@ -155,7 +166,7 @@ impl Fed {
         self.tell_all(table, Some(tenants.iter().map(|id| (*id).to_owned()).collect()));
     }
 
-    fn tell_all(&self, table: &str, tenants: Option<Vec<String>>) {
+    pub(super) fn tell_all(&self, table: &str, tenants: Option<Vec<String>>) {
         let source = source_of(&self.runner.jobs.get(), table).id;
         self.notifier.say(Ok(vec![Change::new(source, tenants)]));
     }
@@ -185,7 +196,7 @@ impl Fed {
 
     async fn history(&self, job: &str) -> Vec<(Trigger, Outcome)> {
         let name = JobName::parse(job).unwrap();
-        let runs = self.handle.runs(&RunFilter::newest(Some(&name), 1_000)).await.unwrap();
+        let runs = self.handle.runs(&RunFilter::newest(Some(&name), 1_000)).await.unwrap().runs;
         runs.into_iter().map(|run| (run.trigger, run.outcome)).collect()
     }
 

@@ -1,0 +1,3 @@
+//! Replicas that share the tenants, as real processes.
+
+mod chaos;
