@@ -70,8 +70,8 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    /// The deadlines of a job, whose runs the worker is told of since then, if it is; nothing is late or due that is paused,
-    /// disabled or held.
+    /// The deadlines of a job. The worker knows of the job's runs since `told_since`, if at all. A job that is paused,
+    /// disabled or held is never late or due.
     pub(super) fn of(
         job: &JobStatus,
         recent: Option<&RecentRuns>,
@@ -121,8 +121,8 @@ impl Facts {
     }
 }
 
-/// Since when the worker is told of a job's runs; `None` if others do them and it is not told: those with another fixed part
-/// of the tenants run a job without tenants.
+/// Since when the worker knows of a job's runs. `None` if it never does: a global job belongs to a worker with another fixed
+/// part, and such workers tell each other nothing.
 pub(super) fn told_since(is_in_fleet: bool, status: &Status, job: &Job) -> Option<DateTime<Utc>> {
     let is_own = status.shares.is_none_or(|held| !held.of_job(job).is_empty());
     (is_in_fleet || is_own).then_some(status.started_at)

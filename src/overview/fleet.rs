@@ -1,5 +1,5 @@
-//! The fleet, seen as one. Each member publishes a summary of itself, and reads those of the others, so that whoever asks any
-//! of them is told of all.
+//! The fleet, seen as one. Each member publishes a summary of itself and reads those of the others, so that each of them can
+//! answer for all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -404,8 +404,8 @@ impl PendingSet {
         Claim { everything: self.everything.take(), ..Claim::default() }
     }
 
-    /// Forgets the changes of owners for which `is_kept` is false. Unverified owners stay: whoever left them unverified has
-    /// to come back for them, since its own values may have been the last to be written.
+    /// Forgets the changes of owners for which `is_kept` is false. Unverified owners stay: the worker that left them
+    /// unverified warms them again, since its own values may have been the last to be written.
     pub(crate) fn keep_changes(&mut self, is_kept: impl Fn(&Owner) -> bool) {
         let changed_due = &mut self.changed_due;
         self.wanted.retain(|whose, one| {

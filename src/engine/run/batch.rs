@@ -226,8 +226,8 @@ impl Work {
         self.spec.shares.is_some() && self.runner.ownership.is_over()
     }
 
-    /// Begins a batch for the tenants whose shares the worker still holds. The other tenants leave the run: whoever took
-    /// their shares has started for them.
+    /// Begins a batch for the tenants whose shares the worker still holds. The other tenants leave the run: the worker
+    /// that took their shares has started for them.
     fn begin(&self, batch: Batch, report: &mut Report) -> Option<(Batch, Option<Begun>)> {
         if self.spec.shares.is_none() {
             return Some((batch, None));

@@ -130,7 +130,7 @@ impl Ownership {
         self.noticed().only(list)
     }
 
-    /// The same, with a notice after each change.
+    /// The shares that the worker holds as far as it has noticed, with a notice after each change.
     pub fn subscribe(&self) -> watch::Receiver<Shares> {
         self.held.subscribe()
     }
@@ -181,10 +181,10 @@ impl Ownership {
         ShareNews { held: *held, taken: taken & *held }
     }
 
-    /// A batch with tenants of these shares begins. It goes on without the shares that the worker does not hold: nobody
-    /// who gives them back waits for it.
+    /// A batch with tenants of these shares begins. It goes on without the shares that the worker does not hold, and does
+    /// not count for them.
     pub(crate) fn begin(&self, shares: Shares) -> Begun {
-        // It is counted before it looks: whoever gives a share back in between then waits for it.
+        // The batch counts before it looks what is held: if a share is given back in between, `idle` waits for the batch.
         self.in_flight.each(shares, |batches| {
             batches.fetch_add(1, Ordering::SeqCst);
         });

@@ -38,8 +38,8 @@ pub struct RunSpec {
     pub asked_at: Duration,
     /// The tenants to warm; all active ones if it is `None`.
     pub tenants: Option<Vec<TenantId>>,
-    /// The shares whose tenants it warms, for as long as the worker holds them. `None`: it warms its tenants whoever
-    /// holds their shares, as a command does, and every run of a worker without a fleet.
+    /// The shares whose tenants it warms, for as long as the worker holds them. `None`: it warms its tenants even if
+    /// other workers hold their shares. So does a command, and every run of a worker without a fleet.
     pub shares: Option<Shares>,
     /// Whether it is only for shares that the worker has just taken, beside others that it held before.
     pub is_takeover: bool,

@@ -74,7 +74,7 @@ pub struct Asker {
     pub by: Option<Who>,
     /// The trace that their request belongs to.
     pub parent: Option<TraceParent>,
-    /// When they asked the fleet for it; the worker then runs what is its own. `None` if they ask this worker alone.
+    /// When they asked the fleet; the worker then runs the job for its own shares. `None` if they asked this worker alone.
     pub asked_at: Option<DateTime<Utc>>,
 }
 

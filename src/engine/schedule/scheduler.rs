@@ -264,7 +264,7 @@ impl Engine {
     }
 
     /// The specification of a run that is requested at this moment. A run that a person asked for covers its tenants
-    /// whoever holds their shares.
+    /// even if other workers hold their shares.
     pub(super) fn spec(
         &self,
         job: &Arc<Job>,
@@ -347,8 +347,8 @@ impl Engine {
         let spec = self.spec(&job, Trigger::Change, tenants);
         let shares = match cause {
             Cause::Change => spec.shares,
-            // The worker comes back for what it left unverified, whoever holds the share by now: its own values may have
-            // been the last to be written.
+            // The worker warms the tenants that it left unverified again, even if another worker holds them now: its own
+            // values may have been the last to be written.
             Cause::Unverified => None,
         };
         let spec = RunSpec { priority: Priority::Urgent, shares, ..spec };

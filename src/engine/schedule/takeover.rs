@@ -6,7 +6,8 @@
 //! schedule.
 //!
 //! When a share goes, its changes are forgotten: its new holder starts for it. Only the tenants that this worker itself
-//! left unverified stay pending, whoever holds them, because its values may be the last that were written.
+//! left unverified stay pending, even if another member holds them now: this worker's values may be the last that were
+//! written.
 
 use std::sync::Arc;
 

@@ -18,7 +18,7 @@ pub(super) struct Process {
     pub(super) full_due: bool,
     /// Tenants that the feed reported as changed and that are to be warmed again.
     pub(super) changed: Some8,
-    /// Unverified tenants that are to be warmed again, whoever holds them.
+    /// Unverified tenants that this process warms again, even if another process holds them.
     pub(super) unverified: Some8,
     /// The tenants that it believes to hold. Without a fleet, every process holds all.
     pub(super) held: Some8,
