@@ -122,9 +122,7 @@ async fn measure(
         f64::from(arguments.delay) / 1e3
     );
     fs::write(folder.path().join("jobs/items.toml"), job).unwrap();
-    if let Some(schema) = schema(pool).await {
-        sqlx::raw_sql(sqlx::AssertSqlSafe(schema)).execute(pool).await.unwrap();
-    }
+    empty_history(pool).await;
     let workers: Vec<_> =
         (0..replicas).map(|number| serve(program, sandbox, folder.path(), number)).collect();
     let measured = figures(arguments, pool, replicas).await;
@@ -136,11 +134,12 @@ async fn measure(
     measured
 }
 
-/// SQL that empties the history, where there is one.
-async fn schema(pool: &PgPool) -> Option<&'static str> {
+/// Empties the history, if a worker has made one.
+async fn empty_history(pool: &PgPool) {
     let sql = "select to_regclass('preheat.runs') is not null";
-    let is_there: bool = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
-    is_there.then_some("truncate preheat.runs")
+    if sqlx::query_scalar(sql).fetch_one(pool).await.unwrap() {
+        sqlx::raw_sql("truncate preheat.runs").execute(pool).await.unwrap();
+    }
 }
 
 fn serve(program: &Path, sandbox: &Sandbox, folder: &Path, number: usize) -> Child {

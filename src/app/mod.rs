@@ -350,6 +350,7 @@ struct Servers {
 }
 
 /// What a worker or a command has besides its servers.
+#[derive(Clone)]
 struct Around {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
@@ -397,8 +398,12 @@ pub async fn serve(
     let (clock, metrics): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::new()), Metrics::new());
     let servers = Servers::lazy(settings)?;
     let fleet = Fleet::start(settings, &servers, &orders.stops, &clock, &metrics);
-    let mut start = Start::new(&servers, Arc::clone(&clock), Arc::clone(&metrics));
-    start.ownership = Arc::clone(&fleet.ownership);
+    let around = Around {
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+        ownership: Arc::clone(&fleet.ownership),
+    };
+    let start = Start::new(&servers, around);
     let front = Front::open(settings, start.waiting()).await?;
     let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;

@@ -13,12 +13,10 @@ use crate::config::{FleetShares, HistoryMode, Settings};
 use crate::domain::job::Jobs;
 use crate::domain::pause::Pauses;
 use crate::domain::retry;
-use crate::engine::ports::{Clock, PauseStoreError};
-use crate::engine::run::ownership::Ownership;
+use crate::engine::ports::PauseStoreError;
 use crate::engine::schedule::status::{NeededServer, ServerState, Starting};
 use crate::http::Waiting;
 use crate::observe::event::{self, Server};
-use crate::observe::metric::Metrics;
 
 /// The longest pause between two attempts to reach a server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -29,10 +27,7 @@ const MAX_REASONS: usize = 20;
 
 /// Waits for what the worker needs before it can begin, and shows the progress.
 pub(super) struct Start {
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-    /// The shares that the worker holds.
-    pub(super) ownership: Arc<Ownership>,
+    around: Around,
     starting: watch::Sender<Starting>,
 }
 
@@ -44,9 +39,8 @@ struct Needed {
 }
 
 impl Start {
-    pub(super) fn new(servers: &Servers, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
-        let (ownership, starting) = (Arc::default(), watch::Sender::default());
-        let start = Self { clock, metrics, ownership, starting };
+    pub(super) fn new(servers: &Servers, around: Around) -> Self {
+        let start = Self { around, starting: watch::Sender::default() };
         for needed in [Needed::database(servers), Needed::cache(servers)] {
             start.note(&needed, ServerState::Unknown);
         }
@@ -55,7 +49,7 @@ impl Start {
 
     /// What HTTP shows while the worker waits.
     pub(super) fn waiting(&self) -> Waiting {
-        let metrics = Arc::clone(&self.metrics);
+        let metrics = Arc::clone(&self.around.metrics);
         Waiting { starting: self.starting.subscribe(), metrics }
     }
 
@@ -78,12 +72,7 @@ impl Start {
             self.until_it_is_there(&needs.0, async || database.reach().await),
             self.until_it_is_there(&needs.1, reach_cache),
         )?;
-        let around = Around {
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&self.metrics),
-            ownership: Arc::clone(&self.ownership),
-        };
-        Ok(App::build(settings, jobs, servers, around))
+        Ok(App::build(settings, jobs, servers, self.around.clone()))
     }
 
     /// Where run records and pauses are kept, and the pauses in effect. If the settings require a
@@ -128,7 +117,8 @@ impl Start {
             let ConnectError { kind, message } = match reach().await {
                 Ok(reached) => {
                     if !told.is_empty() {
-                        event::ServerReached { role, server: *server, address }.emit(&self.metrics);
+                        event::ServerReached { role, server: *server, address }
+                            .emit(&self.around.metrics);
                     }
                     self.note(needed, ServerState::Connected);
                     return Ok(reached);
@@ -143,11 +133,11 @@ impl Start {
             self.note(needed, ServerState::Away { message: message.clone() });
             if told.len() < MAX_REASONS && !told.contains(&message) {
                 event::ServerAwaited { role, server: *server, message: &message }
-                    .emit(&self.metrics);
+                    .emit(&self.around.metrics);
                 told.insert(message);
             }
-            let pause = retry::backoff(retry, self.clock.random());
-            self.clock.sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+            let pause = retry::backoff(retry, self.around.clock.random());
+            self.around.clock.sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
             retry = u32::saturating_add(retry, 1);
         }
     }
@@ -155,7 +145,7 @@ impl Start {
     /// Ends when `wait` has passed and a server is away. Without `wait` it never ends.
     pub(super) async fn gives_up(&self, wait: Option<Duration>) -> AppError {
         let Some(wait) = wait else { return std::future::pending().await };
-        self.clock.sleep(wait).await;
+        self.around.clock.sleep(wait).await;
         let mut starting = self.starting.subscribe();
         let away = starting.wait_for(|starting| starting.away().next().is_some()).await;
         let away = away.map(|starting| starting.clone()).unwrap_or_default();

@@ -1,6 +1,5 @@
 //! `preheat warm --fleet`: hands the pass to the workers of a fleet, and waits for them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +10,13 @@ use super::signal::StopSignals;
 use super::{Exit, Failure};
 use crate::adapter::clock::SystemClock;
 use crate::domain::job::{Job, JobName};
-use crate::domain::report::{Failure as RunFailure, FailureKind, Report};
+use crate::domain::report::{Failure as RunFailure, FailureKind};
 use crate::domain::request::{FleetRequest, Requested};
-use crate::domain::run::{Outcome, RunId, RunRecord, Trigger};
+use crate::domain::run::{Outcome, RunId, RunRecord};
 use crate::domain::tenant::TenantId;
 use crate::engine::ports::{CacheError, Clock, SheetKind, Sheets};
 use crate::engine::schedule::status::Progress;
-use crate::engine::tasks::requests::REQUEST_TTL;
+use crate::engine::tasks::requests::put_request;
 
 /// How often the command looks what the workers have done.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -59,8 +58,8 @@ impl FleetPass {
         let clock = SystemClock::new();
         let request = FleetRequest::new(jobs, tenants, clock.now(), None);
         let id = RunId::new(request.at).to_string();
-        self.put(&id, &request).await.map_err(|error| away(&error))?;
-        let mut so_far = Requested { request, parts: BTreeMap::new() };
+        put_request(self.sheets.as_ref(), &id, &request).await.map_err(|error| away(&error))?;
+        let mut so_far = Requested::new(request);
         let left = tokio::select! {
             done = self.wait(&id, &mut so_far) => done.map(|()| None)?,
             left = self.leaves() => Some(left?),
@@ -77,11 +76,6 @@ impl FleetPass {
             };
         let records = jobs.iter().map(record).collect();
         Ok((records, matches!(left, Some(Left::Deadline))))
-    }
-
-    async fn put(&self, id: &str, request: &FleetRequest) -> Result<(), CacheError> {
-        let (field, text) = request.field();
-        self.sheets.put((SheetKind::Request, id), field, &text, REQUEST_TTL).await
     }
 
     /// Waits until the members have done all of it.
@@ -125,12 +119,14 @@ impl FleetPass {
             if sheet.id != id {
                 continue;
             }
-            let parts = Requested::read(&sheet.fields).into_iter().flat_map(|read| read.parts);
-            for part in parts.flat_map(|(_, parts)| parts.into_values()) {
-                so_far.add(part);
+            if let Some(known) = Requested::read(&sheet.fields) {
+                so_far.add_all(known);
             }
         }
-        if so_far.is_done() { Ok(()) } else { self.put(id, &so_far.request).await }
+        if so_far.is_done() {
+            return Ok(());
+        }
+        put_request(self.sheets.as_ref(), id, &so_far.request).await
     }
 
     /// Ends when the command is not to wait any longer.
@@ -153,20 +149,8 @@ fn unfinished(
     let message = format!("the command left before the workers had done the shares {left}");
     let request = &so_far.request;
     let mut record = run.unwrap_or_else(|| RunRecord {
-        id: request.run(job),
-        job: job.clone(),
-        trigger: Trigger::Request,
-        outcome: Outcome::Cancelled,
-        due_at: request.at,
         started_at: request.at,
-        finished_at: now,
-        report: Report::default(),
-        replica: String::new(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        all_tenants: Some(request.tenants.is_none()),
-        requested_by: None,
-        shares: None,
-        parts: Vec::new(),
+        ..request.record(job, Outcome::Cancelled, now)
     });
     record.outcome = Outcome::Cancelled;
     record.report.fail(RunFailure::new(FailureKind::Cancelled, None, message));

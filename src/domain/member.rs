@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::random;
+
 /// The name of one member. Each process draws its own when it starts, so that a replica that starts again is never
 /// taken for the one that it replaces.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,15 +16,7 @@ impl MemberId {
 
     /// The id that follows from a random number in `0.0..1.0`.
     pub fn random(uniform: f64) -> Self {
-        // The 53 bits that such a number has.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "it lies between 0 and 2^53"
-        )]
-        let bits = (uniform * (1_u64 << 53) as f64) as u64;
-        Self(format!("{bits:014x}").into())
+        Self(format!("{:014x}", random::bits(uniform)).into())
     }
 
     /// The id with this text; `None` if the text has other characters than letters and digits, or too many.

@@ -24,6 +24,7 @@ pub mod owned;
 pub mod pause;
 pub(crate) mod pending;
 pub mod protocol;
+pub mod random;
 mod reading;
 pub mod reads;
 pub mod report;

@@ -8,6 +8,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::job::{Job, JobName, Scope};
+use super::report::Report;
 use super::run::{Outcome, RunId, RunRecord, Trigger};
 use super::share::{Share, Shares};
 use super::tenant::TenantId;
@@ -79,6 +80,26 @@ impl FleetRequest {
         Some(own.map(TenantId::new).collect())
     }
 
+    /// The record of a run of one of its jobs that did not take place.
+    pub fn record(&self, job: &JobName, outcome: Outcome, now: DateTime<Utc>) -> RunRecord {
+        RunRecord {
+            id: self.run(job),
+            job: job.clone(),
+            trigger: Trigger::Request,
+            outcome,
+            due_at: self.at,
+            started_at: now,
+            finished_at: now,
+            report: Report::default(),
+            replica: String::new(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            all_tenants: Some(self.tenants.is_none()),
+            requested_by: self.by.clone(),
+            shares: None,
+            parts: Vec::new(),
+        }
+    }
+
     /// The id of the run of one of its jobs.
     pub fn run(&self, job: &JobName) -> RunId {
         RunId::of_fleet(job, Trigger::Request, self.at)
@@ -103,11 +124,16 @@ impl DonePart {
 }
 
 impl Requested {
+    /// A request of which nothing was done yet.
+    pub fn new(request: FleetRequest) -> Self {
+        Self { request, parts: BTreeMap::new() }
+    }
+
     /// The request that a record's fields say; `None` if they say none. A part that a newer version wrote, and this one
     /// cannot read, is not done.
     pub fn read(fields: &BTreeMap<String, String>) -> Option<Self> {
         let request = serde_json::from_str(fields.get(ASKED)?).ok()?;
-        let mut requested = Self { request, parts: BTreeMap::new() };
+        let mut requested = Self::new(request);
         for (name, text) in fields {
             let part = name.strip_prefix(PART).and_then(|_id| serde_json::from_str(text).ok());
             if let Some(part) = part {
@@ -120,6 +146,11 @@ impl Requested {
     /// Adds a part that was done.
     pub fn add(&mut self, part: DonePart) {
         self.parts.entry(part.record.job.clone()).or_default().insert(part.record.id, part);
+    }
+
+    /// Adds the parts that others know of the same request.
+    pub fn add_all(&mut self, known: Self) {
+        known.parts.into_values().flat_map(BTreeMap::into_values).for_each(|part| self.add(part));
     }
 
     /// The shares of a job that were not done yet.

@@ -132,22 +132,12 @@ impl RedisCache {
         // No member has this id, so it changes nothing.
         let arguments = ["none", "0", "0", "0"].map(str::to_owned).to_vec();
         let Err(error) = self.call(self.script(RELEASE), arguments).await else { return Ok(()) };
-        let kind = match error.kind {
-            CacheErrorKind::LeftAlone | CacheErrorKind::Unavailable | CacheErrorKind::Transient => {
-                ConnectErrorKind::Unreachable
-            }
-            CacheErrorKind::Refused => ConnectErrorKind::Settings,
-            CacheErrorKind::Full
-            | CacheErrorKind::ReadOnly
-            | CacheErrorKind::Moved
-            | CacheErrorKind::WrongType
-            | CacheErrorKind::Permission => ConnectErrorKind::Refused,
-        };
-        let message = format!(
-            "cache `{}` cannot keep the leases of a fleet: {}",
-            self.server(),
-            error.message
-        );
+        // To wait for a cache that runs no scripts would be in vain.
+        let is_unable = error.kind == CacheErrorKind::Refused;
+        let ConnectError { kind, message } = error.into();
+        let kind = if is_unable { ConnectErrorKind::Settings } else { kind };
+        let server = self.server();
+        let message = format!("cache `{server}` cannot keep the leases of a fleet: {message}");
         Err(ConnectError { kind, message })
     }
 

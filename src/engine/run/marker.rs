@@ -11,7 +11,7 @@
 //! emptied alone. The names are chosen by the slots that they fall into.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::domain::fence::{FENCE_TTL, Fence};
@@ -43,15 +43,16 @@ struct Stood {
 /// The keys of the markers: [`MARKERS`] of each server, if the server has slots for so many of the names.
 /// `servers` tells which keys are on the same server.
 pub(crate) fn marker_keys(servers: impl FnOnce(&[String]) -> Vec<usize>) -> MarkerKeys {
-    let names: Vec<String> = (0..NAMES).map(|number| format!("preheat:marker:{number}")).collect();
+    // A worker asks every two seconds.
+    static ALL: LazyLock<Vec<String>> =
+        LazyLock::new(|| (0..NAMES).map(|number| format!("preheat:marker:{number}")).collect());
     let mut counts = BTreeMap::<usize, usize>::new();
-    let servers = servers(&names);
     let mut chosen = MarkerKeys::default();
-    for (name, server) in names.into_iter().zip(servers) {
+    for (name, server) in ALL.iter().zip(servers(&ALL)) {
         let count = counts.entry(server).or_default();
         if *count < MARKERS {
             *count += 1;
-            chosen.keys.push(name);
+            chosen.keys.push(name.clone());
             chosen.servers.push(server);
         }
     }

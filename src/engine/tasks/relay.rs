@@ -2,9 +2,9 @@
 //! take them from there. One replication slot serves all.
 //!
 //! Each member then treats a change as it would treat one that it had heard by itself: it moves the fences of its own
-//! tenants and warms them. Whoever misses something has a gap: its feed ends and connects again, which counts as a change
-//! of everything. That is so when another member begins to read, when entries that were not read yet fell out of the relay,
-//! and when the cache was restarted.
+//! tenants and warms them. A member that may have missed changes has a gap: its feed ends and connects again, which counts
+//! as a change of everything. A gap comes when another member begins to read the log, when the relay drops entries that the
+//! member has not read, and when the cache is restarted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::domain::change::Change;
+use crate::domain::random;
 use crate::domain::share::{Share, Shares};
 use crate::engine::ports::{CacheError, Clock, Feed, FeedError, FeedSource, Passed, Relay};
 use crate::engine::run::Runner;
@@ -44,14 +45,7 @@ impl RelayedSource {
 
     async fn read(&self, shares: watch::Receiver<Shares>) -> Result<Box<dyn Feed>, FeedError> {
         let feed = self.inner.connect().await?;
-        // Wide enough that no two readers have the same number.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            reason = "from 0 to 2^53"
-        )]
-        let reader = (self.runner.clock.random() * (1_u64 << 53) as f64) as u64;
+        let reader = random::bits(self.runner.clock.random());
         let relay = Arc::clone(&self.relay);
         let mut reading = Reading { feed, relay, shares, reader, passed: 0, unpassed: Vec::new() };
         // The others connect again: nobody has read the log for a while.

@@ -1,6 +1,6 @@
-//! Runs that somebody requests of a fleet. Whichever member is asked writes the request into a record that all share; each
-//! member runs it for the shares that it holds, and adds what came of it. A part whose member is gone is done by whoever
-//! holds its shares then. Who asked is answered with one run when all shares are done.
+//! Runs that somebody requests of a fleet. The member that gets a request writes it into a record that all members read. Each
+//! member runs it for the shares that it holds, and adds its result. If a member is gone, the members that take its shares
+//! do its part. When the results cover all shares, the caller gets one run as the answer.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -175,7 +175,7 @@ impl Requests {
         let wanted = FleetRequest::new(&jobs, tenants.as_deref(), self.moment(), by);
         let sheet = RunId::new(wanted.at).to_string();
         let open = Open { parent, is_asked_here: true, ..Open::new(wanted) };
-        self.put_asked(&sheet, &open.requested.request)
+        put_request(self.sheets.as_ref(), &sheet, &open.requested.request)
             .await
             .map_err(|error| RequestError::FleetAway(error.message))?;
         let open = self.open.entry(sheet).or_insert(open);
@@ -187,11 +187,6 @@ impl Requests {
         let now = self.clock.now();
         let last = self.open.values().map(|open| open.requested.request.at).max();
         last.map_or(now, |last| now.max(last + TimeDelta::milliseconds(1)))
-    }
-
-    async fn put_asked(&self, sheet: &str, request: &FleetRequest) -> Result<(), CacheError> {
-        let (field, text) = request.field();
-        self.sheets.put((SheetKind::Request, sheet), field, &text, REQUEST_TTL).await
     }
 
     /// Looks at all requests, and begins what is this member's to do.
@@ -224,9 +219,8 @@ impl Requests {
         let mut there = BTreeSet::new();
         for Sheet { id, fields } in sheets {
             let Some(requested) = Requested::read(&fields) else { continue };
-            let open = self.open.entry(id.clone()).or_insert_with(|| Open::new(requested.request));
-            let parts = requested.parts.into_values().flat_map(BTreeMap::into_values);
-            parts.for_each(|part| open.requested.add(part));
+            let new = || Open::new(requested.request.clone());
+            self.open.entry(id.clone()).or_insert_with(new).requested.add_all(requested);
             there.insert(id);
         }
         self.open.retain(|id, open| there.contains(id) || open.is_kept());
@@ -236,7 +230,7 @@ impl Requests {
     async fn keep(&self) {
         for (sheet, open) in self.open.iter().filter(|(_, open)| open.is_kept()) {
             // It is tried again at the next look.
-            drop(self.put_asked(sheet, &open.requested.request).await);
+            drop(put_request(self.sheets.as_ref(), sheet, &open.requested.request).await);
         }
     }
 
@@ -292,25 +286,15 @@ impl Requests {
     /// This member cannot do its part: it has another version of the job.
     fn refuse(&mut self, (sheet, job): (String, JobName), mine: Shares, error: &RequestError) {
         let Some(open) = self.open.get_mut(&sheet) else { return };
-        let FleetRequest { at, by, tenants, .. } = &open.requested.request;
         let now = self.clock.now();
         let mut report = Report::default();
         report.fail(Failure::new(FailureKind::Cancelled, None, error.to_string()));
         let record = RunRecord {
             id: RunId::new(now),
-            job,
-            trigger: Trigger::Request,
-            outcome: Outcome::Failed,
-            due_at: *at,
-            started_at: now,
-            finished_at: now,
             report,
             replica: self.replica.clone(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            all_tenants: Some(tenants.is_none()),
-            requested_by: by.clone(),
             shares: Some(mine),
-            parts: Vec::new(),
+            ..open.requested.request.record(&job, Outcome::Failed, now)
         };
         let part = DonePart { shares: mine, record };
         open.requested.add(part.clone());
@@ -372,7 +356,7 @@ impl Requests {
 impl Open {
     fn new(request: FleetRequest) -> Self {
         Self {
-            requested: Requested { request, parts: BTreeMap::new() },
+            requested: Requested::new(request),
             own: BTreeMap::new(),
             is_asked_here: false,
             parent: None,
@@ -434,6 +418,16 @@ impl Open {
             progress: Arc::new(progress),
         }
     }
+}
+
+/// Writes a request where the members find it; it stays for [`REQUEST_TTL`] then.
+pub async fn put_request(
+    sheets: &dyn Sheets,
+    sheet: &str,
+    request: &FleetRequest,
+) -> Result<(), CacheError> {
+    let (field, text) = request.field();
+    sheets.put((SheetKind::Request, sheet), field, &text, REQUEST_TTL).await
 }
 
 /// What comes of a part: it is done for those of its shares that the member holds from its start to its end. `None` if it is

@@ -26,9 +26,9 @@ use crate::support::memory::MemoryRow;
 use crate::support::virtual_clock::VirtualClock;
 
 /// How many tenants there are.
-const TENANTS: usize = 40;
+pub(super) const TENANTS: usize = 40;
 
-fn shares(numbers: impl IntoIterator<Item = u8>) -> Shares {
+pub(super) fn shares(numbers: impl IntoIterator<Item = u8>) -> Shares {
     numbers.into_iter().map(|number| Share::new(number).unwrap()).collect()
 }
 
@@ -38,7 +38,7 @@ fn halves() -> [Shares; 2] {
 }
 
 /// The tenants of these shares.
-fn of(some: Shares) -> BTreeSet<String> {
+pub(super) fn of(some: Shares) -> BTreeSet<String> {
     ids(0..TENANTS).into_iter().filter(|id| some.has_tenant(id)).collect()
 }
 

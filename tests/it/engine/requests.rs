@@ -7,7 +7,7 @@ use futures::FutureExt;
 use preheat::domain::job::{Job, JobName, Scope};
 use preheat::domain::run::{Outcome, RunId, RunRecord, Trigger};
 use preheat::domain::schedule::Schedule;
-use preheat::domain::share::{Share, Shares};
+use preheat::domain::share::Shares;
 use preheat::domain::tenant::TenantId;
 use preheat::engine::ports::{SheetKind, Sheets};
 use preheat::engine::run::ownership::Ownership;
@@ -17,14 +17,10 @@ use preheat::engine::schedule::handle::{
 use preheat::engine::tasks::requests::{LOOK_EVERY, Requests, RequestsParts};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    MINUTE, SECOND, Setup, World, a_row_each, ids, job, key, many, slow_reads, start, tenants,
-};
+use super::fleet::{TENANTS, of, shares};
+use super::{MINUTE, SECOND, Setup, World, a_row_each, job, key, many, slow_reads, start, tenants};
 use crate::support::memory::MemorySheets;
 use crate::support::virtual_clock::VirtualClock;
-
-/// How many tenants there are.
-const TENANTS: usize = 40;
 
 /// A worker of a fleet.
 struct Member {
@@ -39,10 +35,6 @@ struct Fleet {
     clock: VirtualClock,
     sheets: MemorySheets,
     members: Vec<Member>,
-}
-
-fn shares(numbers: std::ops::Range<u8>) -> Shares {
-    numbers.map(|number| Share::new(number).unwrap()).collect()
 }
 
 fn rarely(job: Job) -> Job {
@@ -123,11 +115,6 @@ impl Fleet {
     async fn open(&self) -> usize {
         self.sheets.read(SheetKind::Request).await.unwrap().len()
     }
-}
-
-/// The tenants of these shares.
-fn of(some: Shares) -> BTreeSet<String> {
-    ids(0..TENANTS).into_iter().filter(|id| some.has_tenant(id)).collect()
 }
 
 #[tokio::test]

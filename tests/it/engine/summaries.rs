@@ -6,21 +6,17 @@ use std::sync::Arc;
 use preheat::domain::job::{Job, JobName};
 use preheat::domain::member::MemberId;
 use preheat::domain::run::{Outcome, RunId, Trigger};
-use preheat::domain::share::{Share, Shares};
+use preheat::domain::share::Shares;
 use preheat::domain::tenant::TenantId;
 use preheat::engine::ports::SourceErrorKind;
 use preheat::engine::run::ownership::Ownership;
 use preheat::overview::{Board, FleetMember, JobState, NotWarmTenant, Wanted, WarmState};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    MINUTE, SECOND, Setup, World, a_row_each, ids, job, refused, slow_reads, start, tenants,
-};
+use super::fleet::{TENANTS, of, shares};
+use super::{MINUTE, SECOND, Setup, World, a_row_each, job, refused, slow_reads, start, tenants};
 use crate::support::memory::MemorySheets;
 use crate::support::virtual_clock::VirtualClock;
-
-/// How many tenants there are.
-const TENANTS: usize = 40;
 
 struct Member {
     world: World,
@@ -32,15 +28,6 @@ struct Fleet {
     clock: VirtualClock,
     sheets: MemorySheets,
     members: Vec<Member>,
-}
-
-fn shares(numbers: std::ops::Range<u8>) -> Shares {
-    numbers.map(|number| Share::new(number).unwrap()).collect()
-}
-
-/// The tenants of these shares.
-fn of(some: Shares) -> BTreeSet<String> {
-    ids(0..TENANTS).into_iter().filter(|id| some.has_tenant(id)).collect()
 }
 
 impl Fleet {
