@@ -23,6 +23,7 @@ async fn pages(worker: &Running) -> Vec<(&'static str, String)> {
         ("tenant", format!("/tenants/{hostile}")),
         ("audit", page("/audit")),
         ("changes", page("/changes")),
+        ("fleet", page("/fleet")),
         ("settings", page("/settings")),
         ("login", page("/login")),
     ]
