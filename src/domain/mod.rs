@@ -38,6 +38,7 @@ pub mod server_url;
 pub mod share;
 pub mod shown;
 pub mod size;
+pub mod slots;
 pub mod spelling;
 pub mod tenant;
 pub mod trace;

@@ -27,12 +27,14 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::domain::entry::Entry;
 use crate::domain::glob;
 use crate::domain::server_url::CacheUrl;
+use crate::domain::slots::Extent;
 use crate::engine::ports::{Cache, CacheError, CacheStats, Found, KeyResult, Size, Slice};
 
 use super::ConnectError;
 use reply::Reply;
 use route::Route;
 use server::{Commands, OnBreak, PIPELINE_COMMANDS, Role};
+use slot::slot;
 
 pub use leases::FLEET_RIGHTS;
 pub use relay::RELAY_RIGHTS;
@@ -296,6 +298,14 @@ impl Cache for RedisCache {
         let server =
             |key: &String| self.route.server_of(&[self.prefix.as_bytes(), key.as_bytes()].concat());
         keys.iter().map(server).collect()
+    }
+
+    fn slot(&self, key: &str) -> u16 {
+        slot(&[self.prefix.as_bytes(), key.as_bytes()].concat())
+    }
+
+    fn lost_between(&self, before: u64, now: u64) -> Extent {
+        self.route.lost_between(before, now)
     }
 }
 

@@ -12,6 +12,7 @@ use super::sentinel::Sentinels;
 use super::server::{Commands, OnBreak, Role, Server, whole};
 use crate::adapter::ConnectError;
 use crate::domain::server_url::{CacheAddress, CacheUrl};
+use crate::domain::slots::Extent;
 use crate::engine::ports::{CacheError, CacheStats, STATS_COMMANDS, Slice};
 
 /// The sections of `INFO` that hold the figures we show.
@@ -105,6 +106,14 @@ impl Route {
         match self {
             Self::Server(_) => 0,
             Self::Cluster(cluster) => cluster.server_of(key),
+        }
+    }
+
+    /// What was lost between two processes of [`CacheStats::process`].
+    pub(super) fn lost_between(&self, before: u64, now: u64) -> Extent {
+        match self {
+            Self::Server(_) => Extent::All,
+            Self::Cluster(cluster) => cluster.lost_between(before, now),
         }
     }
 

@@ -5,8 +5,7 @@
 
 use redis::{Arg, Cmd};
 
-/// How many slots every cluster has.
-pub(super) const SLOTS: u16 = 16_384;
+use crate::domain::slots::SLOTS;
 
 /// CRC-16/XMODEM of each byte.
 const CRC: [u16; 256] = {

@@ -8,6 +8,7 @@ use crate::domain::fence::PROVISIONAL_TTL;
 use crate::domain::job::Scope;
 use crate::domain::report::{Failed, FailedTenant, FailureKind, MAX_FAILED, Unverified};
 use crate::domain::run::{Outcome, RunRecord};
+use crate::domain::slots::Extent;
 use crate::domain::tenant::TenantId;
 
 /// After a tenant was warmed, its next changes wait this many times as long as the warming took. However
@@ -102,9 +103,11 @@ enum Rest {
 /// When an owner is due whose run is under way: [`PendingSet::rest`] replaces it at the end of the run.
 const UNTIL_ITS_RUN_ENDS: Duration = Duration::MAX;
 
-/// The keys of all tenants are to be warmed again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The keys of all tenants are to be warmed again, or of all whose keys the cache may have lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Everything {
+    /// Only tenants with keys there need it.
+    extent: Extent,
     due_at: Duration,
     /// Any run that begins after this moment covers it.
     asked_at: Duration,
@@ -173,6 +176,7 @@ impl Rest {
 impl Everything {
     fn and(self, other: Self) -> Self {
         Self {
+            extent: self.extent.and(other.extent),
             due_at: self.due_at.min(other.due_at),
             asked_at: self.asked_at.max(other.asked_at),
             failed: self.failed.max(other.failed),
@@ -196,7 +200,12 @@ impl Claim {
 
     /// The moment after which a run for all tenants must begin, or have begun.
     pub(crate) fn asked_at(&self) -> Option<Duration> {
-        self.everything.map(|everything| everything.asked_at)
+        self.everything.as_ref().map(|everything| everything.asked_at)
+    }
+
+    /// Only tenants with keys there need the run for all tenants.
+    pub(crate) fn extent(&self) -> Extent {
+        self.everything.as_ref().map_or(Extent::All, |everything| everything.extent.clone())
     }
 
     /// Has the same run complete another claim as well.
@@ -205,7 +214,7 @@ impl Claim {
             let known = self.wanted.get(&whose).copied();
             self.wanted.insert(whose, known.map_or(wanted, |known| known.and(wanted)));
         }
-        self.everything = match (self.everything, other.everything) {
+        self.everything = match (self.everything.take(), other.everything) {
             (Some(one), Some(other)) => Some(one.and(other)),
             (one, other) => one.or(other),
         };
@@ -240,7 +249,12 @@ impl PendingSet {
 
     /// Records that all data may have changed; any run that began after `asked_at` reads the changes.
     pub(crate) fn everything_changed(&mut self, asked_at: Duration, now: Duration) {
-        self.want_everything(Everything { due_at: now, asked_at, failed: 0 });
+        self.want_everything(Everything { extent: Extent::All, due_at: now, asked_at, failed: 0 });
+    }
+
+    /// Records that the cache has lost something.
+    pub(crate) fn cache_lost(&mut self, lost: Extent, now: Duration) {
+        self.want_everything(Everything { extent: lost, due_at: now, asked_at: now, failed: 0 });
     }
 
     /// Adds the tenants that a run of the job left unverified. The run may still go on, but does not come to
@@ -332,7 +346,7 @@ impl PendingSet {
             Who::Anybody if failures.wait.goes_on_after(everything.failed + 1) => {
                 let due_at = now + failures.wait.after(everything.failed);
                 let failed = everything.failed + 1;
-                self.want_everything(Everything { due_at, asked_at: now, failed });
+                self.want_everything(Everything { due_at, asked_at: now, failed, ..everything });
             }
             Who::Anybody | Who::Nobody => {}
         }
@@ -347,7 +361,7 @@ impl PendingSet {
     pub(crate) fn due_at(&self, whose: &Owner) -> Option<Duration> {
         let one = self.wanted.get(whose).map(|wanted| wanted.due_at);
         let one = one.filter(|due_at| *due_at != UNTIL_ITS_RUN_ENDS);
-        let all = self.everything.map(|everything| everything.due_at);
+        let all = self.everything.as_ref().map(|everything| everything.due_at);
         one.into_iter().chain(all).min()
     }
 
@@ -375,7 +389,7 @@ impl PendingSet {
 
     /// The moment when a run for all tenants is due.
     pub(crate) fn everything_due_at(&self) -> Option<Duration> {
-        self.everything.map(|everything| everything.due_at)
+        self.everything.as_ref().map(|everything| everything.due_at)
     }
 
     /// Takes all owners that are due for that cause, for a run that begins now; `None` if there are none.
@@ -447,7 +461,12 @@ impl PendingSet {
             self.wanted.clear();
             self.changed_due.clear();
             self.unverified_due.clear();
-            self.want_everything(Everything { due_at, asked_at: due_at, failed: 0 });
+            self.want_everything(Everything {
+                extent: Extent::All,
+                due_at,
+                asked_at: due_at,
+                failed: 0,
+            });
             return;
         }
         let all = known.map_or(wanted, |known| known.and(wanted));
@@ -461,7 +480,10 @@ impl PendingSet {
     fn want_everything(&mut self, more: Everything) {
         let due_at = more.due_at.max(self.everything_rests_until);
         let more = Everything { due_at, ..more };
-        self.everything = Some(self.everything.map_or(more, |known| known.and(more)));
+        self.everything = Some(match self.everything.take() {
+            Some(known) => known.and(more),
+            None => more,
+        });
     }
 }
 

@@ -18,6 +18,7 @@ use crate::domain::fence::{Fence, start_number};
 use crate::domain::job::Job;
 use crate::domain::manifest::ManifestEntry;
 use crate::domain::row::Rows;
+use crate::domain::slots::Extent;
 use crate::domain::tenant::{IdClass, TenantId, Tenants};
 use crate::observe::event::{self, Server};
 use crate::observe::metric::Metrics;
@@ -282,6 +283,14 @@ impl Cache for Guarded<dyn Cache> {
 
     fn servers(&self, keys: &[String]) -> Vec<usize> {
         self.inner.servers(keys)
+    }
+
+    fn slot(&self, key: &str) -> u16 {
+        self.inner.slot(key)
+    }
+
+    fn lost_between(&self, before: u64, now: u64) -> Extent {
+        self.inner.lost_between(before, now)
     }
 }
 

@@ -25,6 +25,7 @@ use crate::domain::report::FailureKind;
 use crate::domain::row::Rows;
 use crate::domain::run::{RunFilter, RunId, RunRecord};
 use crate::domain::server::Server;
+use crate::domain::slots::Extent;
 use crate::domain::tenant::{Batch, IdClass, TenantId, Tenants};
 use crate::domain::trace::{BatchTraces, TraceParent};
 
@@ -183,6 +184,17 @@ pub trait Cache: Send + Sync {
     /// A number for each key: keys with equal numbers are on the same server, as far as is known now.
     fn servers(&self, keys: &[String]) -> Vec<usize> {
         vec![0; keys.len()]
+    }
+
+    /// The slot of a key in a Redis Cluster.
+    fn slot(&self, _key: &str) -> u16 {
+        0
+    }
+
+    /// What the cache may have lost between two answers to [`Self::stats`], whose [`CacheStats::process`] was the one
+    /// number and then the other.
+    fn lost_between(&self, _before: u64, _now: u64) -> Extent {
+        Extent::All
     }
 }
 

@@ -14,7 +14,7 @@
 //! [`STEADY_FOR`]. Then there is one resync, as that server may lack anything.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::cache_usage::CacheUsage;
 use super::marker::{Markers, marker_keys};
 use crate::domain::fence::{FENCE_TTL, Fence};
+use crate::domain::slots::Extent;
 use crate::engine::ports::{CacheError, CacheStats, Ports};
 use crate::observe::event;
 
@@ -67,6 +68,8 @@ struct Seen {
     earlier: VecDeque<(u64, Duration)>,
     /// While several servers answer: when the answering server last changed.
     changed_at: Option<Duration>,
+    /// What was lost since [`CacheProcess::take_lost`] was called.
+    lost: Option<Extent>,
 }
 
 /// What an answer of the cache server shows about its process.
@@ -164,30 +167,57 @@ impl CacheProcess {
 
     /// The number of a question that is about to be asked.
     fn ask(&self) -> u64 {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
         seen.questions += 1;
         seen.questions
     }
 
     /// Records an answer at a monotonic moment. An answer without a process shows nothing.
-    fn answered(&self, question: u64, process: Option<u64>, now: Duration) -> Shown {
+    /// `lost_between` tells what was lost between two processes.
+    fn answered(
+        &self,
+        question: u64,
+        process: Option<u64>,
+        lost_between: impl Fn(u64, u64) -> Extent,
+        now: Duration,
+    ) -> Shown {
         let Some(process) = process else { return Shown::Same };
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.seen();
+        let before = seen.process;
         let shown = seen.note(question, process, now);
-        if matches!(shown, Shown::Restarted | Shown::OneAgain) {
+        match (shown, before) {
             // Counted before any other caller can see the new process.
-            self.restarts.send_modify(|restarts| *restarts += 1);
+            (Shown::Restarted, Some(before)) => self.lost(seen, lost_between(before, process)),
+            (Shown::Restarted | Shown::OneAgain, _) => self.lost(seen, Extent::All),
+            (Shown::Same | Shown::Several, _) => {}
         }
         shown
     }
 
+    fn lost(&self, mut seen: MutexGuard<'_, Seen>, lost: Extent) {
+        seen.lost = Some(match seen.lost.take() {
+            Some(before) => before.and(lost),
+            None => lost,
+        });
+        self.restarts.send_modify(|restarts| *restarts += 1);
+    }
+
+    /// What was lost since the last call.
+    pub(crate) fn take_lost(&self) -> Option<Extent> {
+        self.seen().lost.take()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether several servers answer, so that the answer of one says nothing about the next command.
     fn are_several(&self) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).changed_at.is_some()
+        self.seen().changed_at.is_some()
     }
 
     fn was_emptied(&self) {
-        self.restarts.send_modify(|restarts| *restarts += 1);
+        self.lost(self.seen(), Extent::All);
     }
 }
 
@@ -196,7 +226,8 @@ impl CacheProcess {
     pub async fn stats(&self, ports: &Ports) -> Result<CacheStats, CacheError> {
         let question = self.ask();
         let stats = ports.cache.stats().await?;
-        match self.answered(question, stats.process, ports.clock.monotonic()) {
+        let lost_between = |before, now| ports.cache.lost_between(before, now);
+        match self.answered(question, stats.process, lost_between, ports.clock.monotonic()) {
             Shown::Same => {}
             Shown::Restarted => event::CacheRestarted.emit(&ports.metrics),
             Shown::Several => event::SeveralCaches.emit(&ports.metrics),
@@ -268,10 +299,14 @@ impl CacheProcess {
 mod tests {
     use super::*;
 
+    fn anything(_before: u64, _now: u64) -> Extent {
+        Extent::All
+    }
+
     /// Asks and records the answer at once, both at the same second.
     fn noted(process: &CacheProcess, answer: Option<u64>, at: u64) -> Shown {
         let question = process.ask();
-        process.answered(question, answer, Duration::from_secs(at))
+        process.answered(question, answer, anything, Duration::from_secs(at))
     }
 
     /// What each answer shows, given with the seconds since the first one.
@@ -342,8 +377,9 @@ mod tests {
         let process = CacheProcess::default();
         noted(&process, Some(7), 0);
         let [one, other, late] = [process.ask(), process.ask(), process.ask()];
-        let answered =
-            |question, answer| process.answered(question, Some(answer), Duration::from_secs(1));
+        let answered = |question, answer| {
+            process.answered(question, Some(answer), anything, Duration::from_secs(1))
+        };
         assert_eq!(answered(other, 8), Shown::Restarted);
         assert_eq!([answered(one, 7), answered(late, 7)], [Shown::Same; 2]);
         assert_eq!(noted(&process, Some(8), 2), Shown::Same);

@@ -143,8 +143,11 @@ impl Runner {
             report.fail(Failure::new(error.kind.failure_kind(), None, error.message));
             return Pending::default();
         }
+        let slot = |key: &str| self.cache.slot(key);
+        let is_concerned = |tenant: Option<Tenant<'_>>| spec.extent.concerns(job, tenant, slot);
         if job.scope == Scope::Global {
             let is_own = spec.shares.is_none_or(|shares| !shares.of_job(job).is_empty());
+            let is_own = is_own && is_concerned(None);
             report.tenants.total = u64::from(is_own);
             return if is_own { Pending::global() } else { Pending::default() };
         }
@@ -167,6 +170,7 @@ impl Runner {
             let is_own = |tenant: Tenant<'_>| shares.has_tenant(tenant.id());
             positions.retain(|position| list.get(*position as usize).is_some_and(is_own));
         }
+        positions.retain(|position| is_concerned(list.get(*position as usize)));
         report.tenants.total += positions.len() as u64;
         date::keep_with_zone(job, &list, &mut positions, started_at, |tenant, error| {
             let message = error.to_string();

@@ -14,6 +14,7 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::report::{Failed, MAX_FAILED, Unverified};
 use crate::domain::run::{RunId, RunRecord, Trigger};
 use crate::domain::share::Shares;
+use crate::domain::slots::Extent;
 use crate::domain::tenant::TenantId;
 use crate::domain::trace::TraceParent;
 use crate::domain::who::Who;
@@ -43,6 +44,8 @@ pub struct RunSpec {
     pub shares: Option<Shares>,
     /// Whether it is only for shares that the worker has just taken, beside others that it held before.
     pub is_takeover: bool,
+    /// It leaves out the tenants that have no keys there.
+    pub extent: Extent,
     /// When the job's last run over all tenants started, on the monotonic clock: the keys that it wrote may
     /// expire one TTL later.
     pub last_written_at: Option<Duration>,
@@ -71,6 +74,7 @@ impl RunSpec {
             tenants,
             shares: None,
             is_takeover: false,
+            extent: Extent::All,
             last_written_at: None,
             progress: Arc::new(Progress::default()),
             priority: Priority::Regular,
@@ -81,7 +85,12 @@ impl RunSpec {
 
     /// Whether it is for all tenants: in a fleet, for all of the worker's own.
     pub fn is_for_all(&self) -> bool {
-        self.tenants.is_none() && !self.is_takeover
+        self.covers_all() && !self.is_takeover
+    }
+
+    /// Whether it is for all tenants of its shares.
+    pub fn covers_all(&self) -> bool {
+        self.tenants.is_none() && self.extent == Extent::All
     }
 }
 

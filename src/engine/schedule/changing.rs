@@ -8,6 +8,7 @@ use super::status::Phase;
 use crate::domain::change::{Changed, ResyncCause, Touched};
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::pending::PendingSet;
+use crate::domain::slots::Extent;
 use crate::engine::run::not_warm::Owner;
 use crate::observe::event;
 
@@ -84,15 +85,19 @@ impl Engine {
         }
     }
 
-    /// The cache server may have lost anything: every job runs for all tenants, in its turn.
+    /// The cache has lost something: every job runs, in its turn, for the tenants whose keys may be among it.
     pub(super) fn cache_was_restarted(&mut self) {
+        let Some(lost) = self.runner.cache_process.take_lost() else { return };
         if self.phase == Phase::Draining {
             return;
         }
         let (now, held) = (self.clock.monotonic(), self.runner.ownership.noticed());
         for state in self.jobs.values_mut().filter(|state| state.job.enabled) {
             if !held.of_job(&state.job).is_empty() {
-                state.changes.everything_changed(now, now);
+                // A run that was under way is not `ok`; it is repeated as a whole.
+                let is_under_way = state.running.as_ref().is_some_and(|run| run.spec.covers_all());
+                let lost = if is_under_way { Extent::All } else { lost.clone() };
+                state.changes.cache_lost(lost, now);
             }
         }
         self.tell_resync(ResyncCause::CacheLost, |_| true);

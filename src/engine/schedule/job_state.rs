@@ -96,7 +96,7 @@ impl QueuedRun {
     /// Whether it is for all tenants of these shares.
     pub(crate) fn covers(&self, own: Shares) -> bool {
         let has_all = |shares: Shares| shares.has_all(own);
-        self.spec.tenants.is_none() && self.spec.shares.is_none_or(has_all)
+        self.spec.covers_all() && self.spec.shares.is_none_or(has_all)
     }
 
     /// The run as it starts, on a worker of a fleet that holds these of the job's shares; `None` if none of the run's shares
@@ -283,7 +283,7 @@ impl JobState {
 
     /// Records the end of a run that named no tenants.
     pub(crate) fn note_end(&mut self, record: &RunRecord, taken: &QueuedRun) {
-        if record.outcome == Outcome::Ok {
+        if record.outcome == Outcome::Ok && taken.spec.covers_all() {
             self.warmed = self.warmed | taken.spec.shares.unwrap_or(Shares::ALL);
         }
         if !taken.is_for_all() {

@@ -375,7 +375,7 @@ impl Engine {
             return;
         }
         let job = Arc::clone(&state.job);
-        let spec = self.spec(&job, Trigger::Change, None);
+        let spec = RunSpec { extent: claim.extent(), ..self.spec(&job, Trigger::Change, None) };
         self.enqueue(name, QueuedRun::new(spec, claim));
     }
 

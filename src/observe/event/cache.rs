@@ -15,15 +15,15 @@ use crate::observe::metric::{OfReads, PerJob};
 use crate::observe::news::News;
 
 event! {
-    /// The cache server is another process than before.
+    /// The cache server, or a node of it, is another process than before.
     CacheRestarted;
     metrics |metrics| {
         metrics.cache_restarts.inc();
         metrics.news.tell(|| News::CacheLost);
     };
     log warn!(
-        "the cache server is another process than before: it was restarted, failed over or \
-         replaced, and may have lost anything; everything is warmed again"
+        "the cache server, or a node of it, is another process than before: it was restarted, failed \
+         over or replaced, and may have lost any of its keys; they are warmed again"
     );
 }
 

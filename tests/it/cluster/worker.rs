@@ -143,9 +143,34 @@ async fn one_primary_that_is_emptied_or_restarted_is_noticed_and_its_keys_come_b
     let () = world.cluster.ask(1, "FLUSHALL").await;
     worker.says("the cache was emptied").await;
     world.becomes_warm("the emptied node has its keys").await;
+    eventually("the resync has ended", LONGER, async || {
+        let runs = worker.runs("items").await;
+        runs.iter().any(|run| run["trigger"] == "change" && run["outcome"] == "ok")
+    })
+    .await;
+    let resynced = async |worker: &Running| {
+        let runs = worker.runs("items").await.into_iter();
+        let ok = runs.filter(|run| run["trigger"] == "change" && run["outcome"] == "ok");
+        ok.map(|run| run["report"]["tenants"]["total"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(resynced(&worker).await, [60]);
+    let mut concerned = 0;
+    for tenant in 1..=60 {
+        let slots = [format!("items:{tenant}"), format!("preheat:fence:{tenant}")];
+        let [key, fence] = slots.each_ref().map(|key| world.cluster.slot(key));
+        let (key, fence) =
+            (world.cluster.owner(key.await).await, world.cluster.owner(fence.await).await);
+        concerned += u64::from(key == 2 || fence == 2);
+    }
     world.cluster.node(2).restart().unwrap();
     worker.says("is another process than before").await;
     world.becomes_warm("the restarted node has its keys").await;
+    eventually("the node's tenants were warmed", LONGER, async || {
+        resynced(&worker).await.len() > 1
+    })
+    .await;
+    assert_eq!(resynced(&worker).await, [concerned, 60], "newest first");
+    assert!(concerned < 60);
     a_run_is_ok(&worker).await;
 }
 

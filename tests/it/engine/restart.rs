@@ -159,6 +159,49 @@ async fn a_restart_between_runs_has_every_enabled_job_run_once() {
 }
 
 #[tokio::test]
+async fn a_restarted_node_of_a_cluster_has_the_tenants_warmed_whose_keys_or_fences_it_had() {
+    let global = Job { scope: Scope::Global, keys: vec![key("fleet")], ..daily("fleet") };
+    let by_row = Job { keys: vec![key("row:{tenant_id}:{name}")], ..daily("by_row") };
+    let world = watched([daily("list"), global, by_row], 12).await;
+    let keys = world.cache.keys();
+    world.clock.advance(MINUTE).await;
+    world.cache.restart_node(&[u16::from(b'1')]);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(world.cache.keys(), keys);
+    let newest = async |job: &str| {
+        let name = JobName::parse(job).unwrap();
+        let runs = world.handle.runs(&RunFilter::newest(Some(&name), 1)).await.unwrap().runs;
+        let run = &runs[0];
+        (run.trigger, run.outcome, run.all_tenants, run.report.tenants.total)
+    };
+    let run = |total| (Trigger::Change, Outcome::Ok, Some(false), total);
+    assert_eq!(newest("list").await, run(2), "t1 and t11");
+    assert_eq!(newest("fleet").await, run(0));
+    assert_eq!(newest("by_row").await, run(12), "its keys may be in any slot");
+
+    world.cache.restart_node(&[u16::from(b't')]);
+    world.clock.advance(MINUTE).await;
+    assert_eq!(newest("fleet").await, run(1));
+    assert_eq!(newest("list").await, run(0));
+    assert_eq!(world.cache.keys(), keys);
+    assert_eq!(world.metric(RESTARTS), 2);
+}
+
+#[tokio::test]
+async fn a_run_under_way_while_a_node_is_restarted_is_repeated_whole() {
+    let list = Job { batch: many(1), concurrency: Some(many(1)), required: true, ..daily("list") };
+    let world = watching(Setup::new([list], tenants(4)));
+    world.set_rows("list", a_row_each(4));
+    slow_reads(&world, SECOND);
+    let ticket = world.ask("list").await;
+    world.clock.advance(2 * SECOND + SECOND / 2).await;
+    world.cache.restart_node(&[u16::from(b'3')]);
+    assert_eq!(world.finish(ticket).await.outcome, Outcome::Partial);
+    world.until("it is ok", |world| world.status("list").last_success_at.is_some()).await;
+    assert_eq!(world.cache.keys().len(), 4);
+}
+
+#[tokio::test]
 async fn a_run_whose_first_batches_are_lost_is_not_ok_and_is_repeated() {
     let list = Job { batch: many(1), concurrency: Some(many(1)), required: true, ..daily("list") };
     let world = Setup::new([list], tenants(4)).start();

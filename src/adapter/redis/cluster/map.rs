@@ -7,8 +7,8 @@ use redis::Value;
 use crate::adapter::ConnectError;
 use crate::adapter::redis::link::{Access, Link};
 use crate::adapter::redis::server::Server;
-use crate::adapter::redis::slot::SLOTS;
 use crate::domain::server_url::Endpoint;
+use crate::domain::slots::{SLOTS, Slots};
 
 /// A node of the cluster.
 #[derive(Debug)]
@@ -91,6 +91,15 @@ impl SlotMap {
     /// The position of the primary that serves a slot.
     pub(super) fn position_of(&self, slot: u16) -> Option<usize> {
         self.owners.get(usize::from(slot)).copied().flatten().map(usize::from)
+    }
+
+    /// The slots of each primary.
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slots> {
+        let of = move |number: usize| {
+            let is_its = move |slot: &u16| self.position_of(*slot) == Some(number);
+            (0..SLOTS).filter(is_its).collect()
+        };
+        (0..self.primaries.len()).map(of)
     }
 
     /// The same map, but this slot belongs to that node.

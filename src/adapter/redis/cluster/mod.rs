@@ -8,7 +8,7 @@ mod cursor;
 mod map;
 mod processes;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,7 @@ use super::server::{Commands, OnBreak, Part, Role};
 use super::slot::slot;
 use crate::adapter::ConnectError;
 use crate::domain::server_url::Endpoint;
+use crate::domain::slots::{Extent, Slots};
 use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats, Slice};
 use cursor::Cursor;
 use map::{Node, SlotMap, SlotRange, ranges, redirected};
@@ -123,6 +124,11 @@ impl Cluster {
     pub(super) fn server_of(&self, key: &[u8]) -> usize {
         let known = self.known();
         known.map.as_ref().and_then(|map| map.position_of(slot(key))).unwrap_or_default()
+    }
+
+    /// What may be lost since its [`CacheStats::process`] was another.
+    pub(super) fn lost_between(&self, before: u64, now: u64) -> Extent {
+        self.processes().lost_between(before, now)
     }
 
     /// How many commands were redirected so far.
@@ -406,7 +412,9 @@ impl Cluster {
             return Err(CacheError { kind: CacheErrorKind::Transient, message });
         }
         let all: Vec<CacheStats> = texts.iter().map(|text| reply::stats(text)).collect();
-        let processes: Option<BTreeSet<u64>> = all.iter().map(|stats| stats.process).collect();
+        let processes =
+            all.iter().zip(map.slots()).map(|(stats, slots)| Some((stats.process?, slots)));
+        let processes: Option<BTreeMap<u64, Slots>> = processes.collect();
         let process = processes.map(|now| self.processes().answered(question, now));
         Ok(CacheStats { process, ..sum(&all) })
     }

@@ -12,6 +12,7 @@ use preheat::domain::entry::Entry;
 use preheat::domain::fence::Fence;
 use preheat::domain::glob;
 use preheat::domain::reads::READS_KEY;
+use preheat::domain::slots::{Extent, Slots};
 use preheat::engine::ports::{
     Cache, CacheError, CacheErrorKind, CacheStats, Clock, Found, KeyResult, Size, Slice,
 };
@@ -34,6 +35,8 @@ pub(super) struct CacheState {
     keys: BTreeMap<String, Kept>,
     /// Changes with each restart.
     process: u64,
+    /// The slots of the node that was restarted last; `None` if all of it was.
+    lost: Option<Arc<Slots>>,
     maxmemory: usize,
     hits: u64,
     misses: u64,
@@ -129,7 +132,17 @@ impl MemoryCache {
         let mut state = lock(&self.state);
         state.keys.clear();
         state.process += 1;
+        state.lost = None;
         (state.hits, state.misses, state.evicted) = (0, 0, 0);
+    }
+
+    /// Removes the keys of these slots and becomes another process, as a cluster does of which a node is restarted. The
+    /// slot of a key is its last byte.
+    pub(crate) fn restart_node(&self, slots: &[u16]) {
+        let mut state = lock(&self.state);
+        state.keys.retain(|key, _| !slots.contains(&slot(key)));
+        state.process += 1;
+        state.lost = Some(Arc::new(slots.iter().copied().collect()));
     }
 
     /// Refuses writes above this many bytes of values, as a server without eviction does; 0 is no bound.
@@ -420,4 +433,16 @@ impl Cache for MemoryCache {
             })
         })
     }
+
+    fn slot(&self, key: &str) -> u16 {
+        slot(key)
+    }
+
+    fn lost_between(&self, _before: u64, _now: u64) -> Extent {
+        lock(&self.state).lost.clone().map_or(Extent::All, Extent::Slots)
+    }
+}
+
+fn slot(key: &str) -> u16 {
+    key.bytes().last().map(u16::from).unwrap()
 }
