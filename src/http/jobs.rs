@@ -5,13 +5,13 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::AppState;
 use super::answer::{ApiError, moment};
 use super::body::Segment;
 use super::levers::PauseView;
 use super::openapi::{Api, Operation};
 use super::probes::ProblemView;
 use super::runs::RunView;
+use super::{AppState, Control};
 use crate::domain::duration;
 use crate::domain::job::{Job, JobName, Scope};
 use crate::domain::schedule::Schedule;
@@ -39,9 +39,13 @@ struct JobView {
     batch: Option<BatchOfJob>,
     state: JobState,
     next_due_at: Option<String>,
+    /// When the last `ok` run over all tenants ended; in a fleet, of the share whose last one is the oldest.
     last_success_at: Option<String>,
+    /// The run under way; in a fleet, this worker's part of it.
     running: Option<RunView>,
+    /// The runs that wait; in a fleet, this worker's parts of them.
     queued: Vec<RunView>,
+    /// The last run that ended; in a fleet, the last one of which this worker did a part, with the parts of the others.
     last_run: Option<RunView>,
     /// Why the job is paused, if it is.
     pause: Option<PauseView>,
@@ -78,7 +82,7 @@ pub(super) fn routes(api: Api) -> Api {
 
 async fn list(State(state): State<AppState>) -> Json<Jobs> {
     let status = state.control.handle.status();
-    Json(Jobs { jobs: status.jobs.values().map(|job| JobView::new(job, &status)).collect() })
+    Json(Jobs { jobs: views(&state, &status, status.jobs.values()).await })
 }
 
 async fn show(
@@ -87,8 +91,33 @@ async fn show(
 ) -> Result<Json<impl Serialize>, ApiError> {
     let name = JobName::parse(&job).map_err(|_no_name| ApiError::no_such_job(&job))?;
     let status = state.control.handle.status();
-    let job_status = status.jobs.get(&name).ok_or_else(|| ApiError::no_such_job(&job))?;
-    Ok(Json(JobView::new(job_status, &status)))
+    let views = views(&state, &status, status.jobs.get(&name).into_iter()).await;
+    views.into_iter().next().map(Json).ok_or_else(|| ApiError::no_such_job(&job))
+}
+
+/// The jobs; in a fleet, as they stand on all members together.
+async fn views<'s>(
+    state: &AppState,
+    status: &Status,
+    jobs: impl Iterator<Item = &'s JobStatus> + Clone,
+) -> Vec<JobView> {
+    let mut views: Vec<JobView> = jobs.clone().map(|job| JobView::new(job, status)).collect();
+    let Control { board, handle, .. } = &state.control;
+    if !board.is_in_fleet() {
+        return views;
+    }
+    let running = board.running_elsewhere();
+    let last: Vec<_> = jobs.clone().filter_map(|job| job.last_run.clone()).collect();
+    let last = handle.whole_runs(last).await;
+    for (view, job) in views.iter_mut().zip(jobs) {
+        let name = &job.job.name;
+        if running.contains(name) {
+            view.state = JobState::Running;
+        }
+        view.last_success_at = handle.recent().of(name).last_success_at.map(moment);
+        view.last_run = last.iter().find(|run| run.job == *name).map(|run| RunView::finished(run));
+    }
+    views
 }
 
 impl JobView {

@@ -23,6 +23,7 @@ use crate::domain::fence::{Fence, fence_key};
 use crate::domain::job::{DateZone, Dates, Job, JobName, Scope};
 use crate::domain::run::{RunId, RunRecord};
 use crate::domain::server::Server;
+use crate::domain::share::Shares;
 use crate::domain::tenant::{Tenant, TenantId, Tenants};
 use crate::engine::run::cache_usage::WINDOW;
 use crate::engine::run::not_warm::{Listed, NotWarm, Owner, Wanted};
@@ -260,8 +261,17 @@ impl Board {
         (coverage.unwrap_or_default(), audits.unwrap_or_default())
     }
 
+    /// The active tenants, or those of the worker's fixed part of them.
     fn active(&self) -> Option<u64> {
-        self.runner.list.last().map(|list| list.len() as u64)
+        let list = self.runner.list.last()?;
+        let Some(part) = self.runner.ownership.fixed() else { return Some(list.len() as u64) };
+        Some(list.iter().filter(|tenant| part.has_tenant(tenant.id())).count() as u64)
+    }
+
+    /// The shares that this worker does not hold, if it is a member of a fleet and has heard of the others.
+    fn held_by_others(&self) -> Shares {
+        let heard = self.fleet.as_ref().filter(|fleet| fleet.others().is_some());
+        heard.map_or(Shares::NONE, |fleet| Shares::ALL - fleet.me.ownership.held())
     }
 
     async fn pending(&self, of: Vec<(JobName, Owner)>) -> Option<Pending> {
@@ -301,6 +311,8 @@ impl Board {
             not_warm: counts.into_iter().map(of_job).collect(),
             tenants_not_warm: runner.not_warm.tenants(),
             active: self.active(),
+            has_part: runner.ownership.fixed().is_some(),
+            vacant: self.held_by_others(),
             coverage,
             audits,
             usage: runner.cache_process.usage.at(runner.clock.monotonic()),

@@ -11,6 +11,7 @@ use super::elsewhere::Elsewhere;
 use crate::domain::deadline;
 use crate::domain::job::{Job, JobName};
 use crate::domain::run::RunBrief;
+use crate::domain::share::Shares;
 use crate::engine::run::cache_usage::UsageNow;
 use crate::engine::run::not_warm::Entry;
 use crate::engine::run::recent::RecentRuns;
@@ -30,8 +31,12 @@ pub(super) struct Facts {
     pub(super) not_warm: BTreeMap<JobName, NotWarmOfJob>,
     /// Tenants that are not warm in some job.
     pub(super) tenants_not_warm: u64,
-    /// Active tenants, by the last tenant list.
+    /// Active tenants, by the last tenant list; on a worker with a fixed part of them, those of its part.
     pub(super) active: Option<u64>,
+    /// Whether the worker has a fixed part of the tenants.
+    pub(super) has_part: bool,
+    /// The shares that no member of the fleet holds.
+    pub(super) vacant: Shares,
     pub(super) coverage: BTreeMap<JobName, Share>,
     pub(super) audits: BTreeMap<JobName, Audited>,
     pub(super) usage: UsageNow,

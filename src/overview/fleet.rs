@@ -69,17 +69,18 @@ pub struct FleetMember {
 /// The fleet as this worker knows it.
 pub(super) struct Fleet {
     pub(super) me: FleetMember,
-    pub(super) others: Mutex<Arc<[Summary]>>,
+    /// `None` before they were read for the first time.
+    pub(super) others: Mutex<Option<Arc<[Summary]>>>,
 }
 
 impl Fleet {
     pub(super) fn new(me: FleetMember) -> Self {
-        Self { me, others: Mutex::new(Arc::default()) }
+        Self { me, others: Mutex::default() }
     }
 
-    /// What the other members said last.
-    pub(super) fn others(&self) -> Arc<[Summary]> {
-        Arc::clone(&self.others.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What the other members said last; `None` before they were heard for the first time.
+    pub(super) fn others(&self) -> Option<Arc<[Summary]>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) async fn publish(&self, summary: &Summary) {
@@ -96,7 +97,7 @@ impl Fleet {
         let mut others: Vec<Summary> = others.filter_map(summary).collect();
         others.sort_by(|one, other| (one.since, &one.id).cmp(&(other.since, &other.id)));
         let others: Arc<[Summary]> = others.into();
-        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&others);
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&others));
         Some(others)
     }
 }
@@ -109,13 +110,15 @@ fn summary(sheet: &Sheet) -> Option<Summary> {
 /// The fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FleetView {
-    /// Whether this worker is a member of a fleet. If not, it does everything itself, and is the only member here.
+    /// Whether this worker is a member of a fleet. If not, it is the only member here: it does everything itself, or has a
+    /// fixed part of the tenants.
     pub enabled: bool,
     /// When the members were listed.
     pub as_of: Moment,
     /// The members, longest first.
     pub members: Vec<MemberView>,
-    /// The shares of the tenants that no member holds, as ranges: `0-20, 40`; null if there are none.
+    /// The shares of the tenants that no member holds, as ranges: `0-20, 40`; null if there are none, or if this worker is not
+    /// a member of a fleet.
     pub vacant: Option<String>,
 }
 
@@ -152,7 +155,7 @@ impl FleetView {
         members.sort_by(|one, other| (one.since, &one.id).cmp(&(other.since, &other.id)));
         let held = others.iter().fold(own.shares, |held, member| held | member.shares);
         let vacant = Shares::ALL - held;
-        let vacant = (!vacant.is_empty()).then(|| vacant.to_string());
+        let vacant = (enabled && !vacant.is_empty()).then(|| vacant.to_string());
         Self { enabled, as_of: Moment(now), members, vacant }
     }
 }
@@ -179,6 +182,7 @@ impl MemberView {
 /// Adds what the other members say to the facts of this one.
 pub(super) fn add(facts: &mut Facts, others: &[Summary]) {
     for member in others {
+        facts.vacant = facts.vacant - member.shares;
         facts.tenants_not_warm += member.tenants_not_warm;
         for (job, of_job) in &member.jobs {
             let Ok(name) = JobName::parse(job) else { continue };
@@ -191,7 +195,7 @@ pub(super) fn add(facts: &mut Facts, others: &[Summary]) {
             }
             add_not_warm(facts, (&name, scope), member, of_job.not_warm);
             let elsewhere = facts.elsewhere.entry(name).or_default();
-            let next = of_job.next_due_at.filter(|_| !is_paused);
+            let next = of_job.next_due_at.filter(|at| !is_paused && *at > facts.now);
             elsewhere.next_due_at = [elsewhere.next_due_at, next].into_iter().flatten().min();
             elsewhere.note(of_job.running.as_ref());
         }

@@ -1,5 +1,6 @@
 //! A worker as a member of its fleet: what it says about itself, and what it knows of the others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,6 +69,14 @@ impl Board {
         self.fleet.is_some()
     }
 
+    /// The jobs that other members of the fleet run at this moment.
+    pub fn running_elsewhere(&self) -> BTreeSet<JobName> {
+        let others = self.others();
+        let jobs = others.iter().flat_map(|member| &member.jobs);
+        let running = jobs.filter(|(_, of_job)| of_job.running.is_some());
+        running.filter_map(|(job, _)| JobName::parse(job).ok()).collect()
+    }
+
     /// Whether figures that all members would read alike come from this worker: those of the cache server, and the
     /// applications' reads.
     pub fn reads_for_all(&self) -> bool {
@@ -76,7 +85,7 @@ impl Board {
     }
 
     pub(super) fn others(&self) -> Arc<[Summary]> {
-        self.fleet.as_ref().map(Fleet::others).unwrap_or_default()
+        self.fleet.as_ref().and_then(Fleet::others).unwrap_or_default()
     }
 
     /// A run of the fleet that goes on, by its id in lists.
@@ -121,7 +130,10 @@ impl Board {
         let first = Wanted { limit: MOST_NOT_WARM, ..Wanted::default() };
         let (id, address, shares) = match &self.fleet {
             Some(Fleet { me, .. }) => (me.id.to_string(), me.address.clone(), me.ownership.held()),
-            None => (String::new(), String::new(), Shares::ALL),
+            None => {
+                let held = self.runner.ownership.fixed().unwrap_or(Shares::ALL);
+                (String::new(), String::new(), held)
+            }
         };
         Summary {
             id,

@@ -61,6 +61,8 @@ pub enum TroubleKind {
     CacheDown,
     /// The cache refuses all writes.
     CacheRefusesWrites,
+    /// No member of the fleet holds some shares of the tenants.
+    SharesVacant,
     /// A job's file is rejected, and no older version is in use.
     JobHeld,
     /// A job has not succeeded for longer than two of its intervals.

@@ -93,5 +93,9 @@ fn row(run: &Value) -> (Vec<String>, String) {
         tenants,
         text_of(&run["id"]),
     ];
-    (cells, first_failure(run))
+    let missing = run["missing_shares"].as_str().map(|shares| {
+        format!("no part of it has ended for the shares {} of the tenants", output::shown(shares))
+    });
+    let notes = [Some(first_failure(run)).filter(|failure| !failure.is_empty()), missing];
+    (cells, notes.into_iter().flatten().collect::<Vec<_>>().join("; "))
 }

@@ -22,6 +22,8 @@ use crate::engine::ports::Clock;
 pub struct Ownership {
     /// Whether there is no fleet.
     is_alone: bool,
+    /// Whether it never takes or loses a share.
+    is_fixed: bool,
     held: watch::Sender<Shares>,
     /// `None` if the shares are held for ever.
     lease: Option<Lease>,
@@ -76,12 +78,18 @@ impl Ownership {
         let batches = std::array::from_fn(|_| AtomicU32::new(0));
         Self {
             is_alone: false,
+            is_fixed: false,
             held: watch::Sender::new(shares),
             lease: None,
             taken: Mutex::default(),
             tenure: Mutex::default(),
             in_flight: Arc::new(InFlight { batches, ended: Notify::new() }),
         }
+    }
+
+    /// The ownership of a worker with a fixed part of the tenants.
+    pub fn of_part(shares: Shares) -> Self {
+        Self { is_fixed: true, ..Self::of(shares) }
     }
 
     /// The ownership of a worker that leases its shares, and holds none yet.
@@ -117,6 +125,11 @@ impl Ownership {
     /// The shares that the worker holds as far as it has noticed; `None` if there is no fleet.
     pub fn in_fleet(&self) -> Option<Shares> {
         (!self.is_alone).then(|| self.noticed())
+    }
+
+    /// The worker's fixed part of the tenants, if it has one.
+    pub fn fixed(&self) -> Option<Shares> {
+        self.is_fixed.then(|| self.noticed())
     }
 
     /// What a run of a job is bound to that begins now: the job's shares that the worker holds; `None` if there is no

@@ -134,6 +134,21 @@ impl Records {
         Ok(parts)
     }
 
+    /// The runs of a fleet that these are parts of; while the history is away, each as it is.
+    pub(crate) async fn whole_runs(&self, runs: Vec<Arc<RunRecord>>) -> Vec<Arc<RunRecord>> {
+        let due: Vec<_> = runs.iter().filter(|run| is_part(run)).map(|run| run.due_at).collect();
+        if due.is_empty() {
+            return runs;
+        }
+        let parts = self.parts(&due).await.unwrap_or_default();
+        let of_run = |run: &Arc<RunRecord>| {
+            let is_part_of_it = |part: &&RunRecord| part.listed_id() == run.listed_id();
+            whole::one(parts.iter().filter(is_part_of_it).cloned().collect()).map(Arc::new)
+        };
+        let whole = runs.iter().map(|run| of_run(run).filter(|_| is_part(run)));
+        whole.zip(&runs).map(|(whole, run)| whole.unwrap_or_else(|| Arc::clone(run))).collect()
+    }
+
     /// A fleet's run, by the records of its parts.
     async fn whole(&self, id: RunId) -> Result<Option<RunRecord>, HistoryError> {
         let Some(due_at) = id.millisecond() else { return Ok(None) };

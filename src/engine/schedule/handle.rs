@@ -313,6 +313,12 @@ impl Handle {
         Ok(self.records.get(id).await?.map(Arc::new).map(RunView::Finished))
     }
 
+    /// The runs of a fleet that these are parts of, as far as the history can be read; a run that is no part is left as it
+    /// is.
+    pub async fn whole_runs(&self, runs: Vec<Arc<RunRecord>>) -> Vec<Arc<RunRecord>> {
+        self.records.whole_runs(runs).await
+    }
+
     /// One page of the runs that have ended and that the filter wants, newest first.
     pub async fn runs(&self, filter: &RunFilter) -> Result<RunPage, HistoryError> {
         self.records.page(filter).await

@@ -511,7 +511,7 @@ impl Engine {
             twin.filter(|_| asked_at.is_none()).or_else(|| {
                 let job_state = &self.jobs.get(job)?.job;
                 let spec = self.spec(job_state, Trigger::Request, tenants.clone());
-                let shares = asked_at.and_then(|_| self.runner.ownership.bound(job_state));
+                let shares = self.requested_shares(job_state, asked_at, tenants.as_deref());
                 let spec = RunSpec { due_at, requested_by: by.clone(), parent, shares, ..spec };
                 Some(self.enqueue(job, QueuedRun::new(spec, Claim::default())))
             })
@@ -519,11 +519,27 @@ impl Engine {
         Ok(tickets.collect())
     }
 
+    /// The shares that a requested run is bound to: in a fleet that was asked at that moment, and on a worker with a fixed
+    /// part of the tenants, unless the request names tenants.
+    fn requested_shares(
+        &self,
+        job: &Job,
+        asked_at: Option<DateTime<Utc>>,
+        tenants: Option<&[TenantId]>,
+    ) -> Option<Shares> {
+        let ownership = &self.runner.ownership;
+        let is_of_part = tenants.is_none() && ownership.fixed().is_some();
+        let own = ownership.bound(job).filter(|_| asked_at.is_some() || is_of_part);
+        // A global job of another part runs here if somebody asks for it.
+        own.filter(|own| asked_at.is_some() || !own.is_empty())
+    }
+
     /// A waiting run that will do the same as a requested one: it has not read anything yet.
     fn waiting_twin(&self, job: &JobName, tenants: Option<&[TenantId]>) -> Option<Ticket> {
         let queue = &self.jobs.get(job)?.queue;
         let is_twin = |taken: &&QueuedRun| {
-            taken.spec.tenants.as_deref() == tenants && taken.spec.shares.is_none()
+            taken.spec.tenants.as_deref() == tenants
+                && taken.spec.shares == self.requested_shares(&taken.spec.job, None, tenants)
         };
         queue.iter().find(is_twin).map(QueuedRun::ticket)
     }

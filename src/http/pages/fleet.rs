@@ -20,7 +20,13 @@ pub(super) fn body(fleet: &FleetView, context: Context<'_>) -> Markup {
         section #fleet data-live="fleet" aria-labelledby="members-title" {
             h2 #members-title { "Members" }
             @if !enabled {
-                p.empty { "This worker does everything itself: " code { "[fleet] enabled" } " is false." }
+                p.empty {
+                    @if members.iter().any(|member| u32::from(SHARES) > member.share_count) {
+                        "This worker has a fixed part of the tenants, by " code { "[fleet] share" } ", and does not hear of the others."
+                    } @else {
+                        "This worker does everything itself: " code { "[fleet] enabled" } " is false."
+                    }
+                }
             }
             @match vacant {
                 Some(vacant) if *enabled => p {

@@ -49,6 +49,7 @@ impl TroubleKind {
             | Self::JobLate
             | Self::KeysExpire => Level::Critical,
             Self::Draining
+            | Self::SharesVacant
             | Self::RunFailed
             | Self::NotWarm
             | Self::CoverageLow
@@ -93,6 +94,7 @@ fn of_the_worker(facts: &Facts) -> Vec<Found> {
         database_down(facts),
         cache_down(facts),
         writes_refused(facts),
+        shares_vacant(facts),
         feed_down(facts),
         files_unreadable(facts),
         evicting(facts),
@@ -194,6 +196,23 @@ fn feed_down(facts: &Facts) -> Option<Trouble> {
         next_step: next_step.to_owned(),
     };
     Some(trouble(TroubleKind::FeedDown, (LinkKind::Changes, None), says))
+}
+
+/// While the cache is away, members cannot say what they hold.
+fn shares_vacant(facts: &Facts) -> Option<Trouble> {
+    let shares = u64::from(facts.vacant.len());
+    let says = Says {
+        sentence: format!(
+            "No replica warms the tenants of {}.",
+            counted(shares, "share", "shares")
+        ),
+        reason: Some(format!("no member of the fleet holds {}", facts.vacant)),
+        next_step: "Members take free shares within seconds; if this lasts, see that replicas run."
+            .to_owned(),
+        ..Says::default()
+    };
+    (shares > 0 && facts.cache_down.is_none())
+        .then(|| trouble(TroubleKind::SharesVacant, (LinkKind::Settings, None), says))
 }
 
 fn files_unreadable(facts: &Facts) -> Option<Trouble> {
@@ -480,6 +499,7 @@ fn several(kind: TroubleKind, jobs: u64) -> Option<String> {
         | TroubleKind::DatabaseDown
         | TroubleKind::CacheDown
         | TroubleKind::CacheRefusesWrites
+        | TroubleKind::SharesVacant
         | TroubleKind::NotWarm
         | TroubleKind::FeedDown
         | TroubleKind::FilesUnreadable
@@ -496,7 +516,10 @@ fn all_is_well(facts: &Facts) -> Verdict {
         (true, None) => (Level::Ok, "Everything is warm, as far as is known.".to_owned()),
         (true, Some(0)) => (Level::Info, "There are no active tenants.".to_owned()),
         (true, Some(1)) => (Level::Ok, "The only tenant is warm.".to_owned()),
-        (true, Some(tenants)) => (Level::Ok, format!("All {} tenants are warm.", count(tenants))),
+        (true, Some(tenants)) => {
+            let of_part = if facts.has_part { " of this worker's part" } else { "" };
+            (Level::Ok, format!("All {} tenants{of_part} are warm.", count(tenants)))
+        }
     };
     Verdict { level, sentence }
 }

@@ -3,6 +3,7 @@ use crate::domain::job::{Job, JobName};
 use crate::domain::pause::{Note, Pause};
 use crate::domain::report::{Failure, FailureKind};
 use crate::domain::run::{RunFailure, RunId};
+use crate::domain::share::Shares;
 use crate::domain::who::Who;
 use crate::engine::schedule::status::{RejectedFor, Rejection};
 use crate::observe::figures::{Audited, Share};
@@ -83,6 +84,8 @@ fn audited(equal: u64) -> Audited {
 fn all_is_well_in_one_sentence() {
     let mut facts = facts(&["a", "b"]);
     assert_eq!(said(&facts), (Level::Ok, "All 5,000 tenants are warm.".to_owned()));
+    facts.has_part = true;
+    assert_eq!(said(&facts).1, "All 5,000 tenants of this worker's part are warm.");
     facts.active = Some(1);
     assert_eq!(said(&facts).1, "The only tenant is warm.");
     facts.active = Some(0);
@@ -96,7 +99,7 @@ fn all_is_well_in_one_sentence() {
 type Mend = fn(&mut Facts);
 
 /// From the worst to the most harmless.
-const ALL: [(TroubleKind, Mend); 19] = [
+const ALL: [(TroubleKind, Mend); 20] = [
     (TroubleKind::Draining, |facts| {
         Arc::get_mut(&mut facts.status).unwrap().phase = Phase::Draining;
     }),
@@ -106,6 +109,7 @@ const ALL: [(TroubleKind, Mend); 19] = [
     (TroubleKind::DatabaseDown, |facts| facts.database_down = down()),
     (TroubleKind::CacheDown, |facts| facts.cache_down = down()),
     (TroubleKind::CacheRefusesWrites, |facts| facts.writes_refused = true),
+    (TroubleKind::SharesVacant, |facts| facts.vacant = Shares::from_bits(0b1111_0000)),
     (TroubleKind::JobHeld, |facts| reject(facts, "a", false)),
     (TroubleKind::JobLate, |facts| late(facts, "a")),
     (TroubleKind::KeysExpire, |facts| {

@@ -77,6 +77,20 @@ async fn a_fleet_is_asked_and_answers_as_one_whichever_worker_is_asked() {
         assert_eq!((&part["part_of"], &part["shares"]), (&run["id"], &run["parts"][0]["shares"]));
         assert_eq!(worker.get("/fleet").await.status, 200);
     }
+    for worker in &workers {
+        let job = worker.get("/api/v1/jobs/items").await.json();
+        assert_eq!(
+            (&job["last_run"]["id"], &job["last_run"]["parts"]),
+            (&run["id"], &run["parts"])
+        );
+        let jobs = worker.get("/api/v1/jobs").await.json();
+        assert_eq!(jobs["jobs"][0]["last_run"], job["last_run"]);
+        let line = &worker.get("/api/v1/overview").await.json()["jobs"][0];
+        assert_eq!(
+            job["last_success_at"].as_str().map(|at| &at[..19]),
+            line["last_success_at"].as_str().map(|at| &at[..19])
+        );
+    }
     let waited = ask(&workers[1], &["run", "items", "--wait"]).await;
     assert_eq!(waited.code(), Some(0), "{waited:?}");
 
