@@ -69,7 +69,7 @@ impl Fleet {
     ) -> Self {
         let ownership = match settings.fleet.shares {
             FleetShares::All => Ownership::default(),
-            FleetShares::Fixed(part) => Ownership::of(part),
+            FleetShares::Fixed(part) => Ownership::of_part(part),
             FleetShares::Leased => Ownership::leased(Arc::clone(clock)),
         };
         let [ready, ended] = [(); 2].map(|()| CancellationToken::new());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{App, AppError, Around, Servers, Stores};
-use crate::adapter::postgres::MigrateError;
+use crate::adapter::postgres::{Database, MigrateError};
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::config::{FleetShares, HistoryMode, Settings};
 use crate::domain::job::Jobs;
@@ -22,6 +22,8 @@ use crate::observe::event::{self, Server};
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// The shortest pause.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long a new member of a fleet waits for its part of the connections without a word.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How many different reasons are logged, each once, while one server is away.
 const MAX_REASONS: usize = 20;
 
@@ -63,16 +65,39 @@ impl Start {
         let needs = (Needed::database(&servers), Needed::cache(&servers));
         let Servers { database, cache } = &mut servers;
         let cache: &_ = cache;
+        let began_at = self.around.clock.monotonic();
+        let reach_database = async || {
+            self.has_connections(database, began_at).await?;
+            database.reach().await
+        };
         let leases = settings.fleet.shares == FleetShares::Leased;
         let reach_cache = async || {
             cache.reach().await?;
             if leases { cache.can_lease().await } else { Ok(()) }
         };
         tokio::try_join!(
-            self.until_it_is_there(&needs.0, async || database.reach().await),
+            self.until_it_is_there(&needs.0, reach_database),
             self.until_it_is_there(&needs.1, reach_cache),
         )?;
         Ok(App::build(settings, jobs, servers, self.around.clone()))
+    }
+
+    /// Waits until the fleet leaves connections to this worker; an error after [`PATIENCE`], which says what it waits for.
+    async fn has_connections(
+        &self,
+        database: &Database,
+        began_at: Duration,
+    ) -> Result<(), ConnectError> {
+        let clock = &self.around.clock;
+        while database.most_connections() == 0 {
+            if clock.monotonic().saturating_sub(began_at) > PATIENCE {
+                let message = "the worker waits for database connections: those of the fleet \
+                               (`fleet.database_connections`) are divided among older members";
+                return Err(unreachable(message.to_owned()));
+            }
+            clock.sleep(SHORTEST_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Where run records and pauses are kept, and the pauses in effect. If the settings require a

@@ -1,6 +1,7 @@
 //! `[fleet]`: several replicas that share the tenants.
 
 use super::reader::Reader;
+use crate::domain::fleet::LEAST_CONNECTIONS;
 use crate::domain::share::Shares;
 
 /// How replicas share the tenants.
@@ -24,7 +25,7 @@ pub enum FleetShares {
 }
 
 impl Fleet {
-    pub(super) fn read(read: &mut Reader<'_>) -> Self {
+    pub(super) fn read(read: &mut Reader<'_>, own_connections: u32) -> Self {
         let is_enabled = read.flag(
             "fleet.enabled",
             false,
@@ -54,6 +55,14 @@ impl Fleet {
                 "fleet.database_connections",
                 "only replicas that lease their parts can share connections",
                 "set `enabled = true`, or set `database.max_connections` of each replica",
+            );
+        }
+        if database_connections.is_some() && own_connections < LEAST_CONNECTIONS {
+            read.refuse(
+                "fleet.database_connections",
+                "a member of a fleet with a bound needs two connections at least, and \
+                 `database.max_connections` allows one",
+                "raise `database.max_connections`",
             );
         }
         let shares = match (is_enabled, part) {

@@ -325,13 +325,16 @@ impl Settings {
     }
 
     fn read(read: &mut Reader<'_>, layers: &Layers, overrides: &Overrides) -> Self {
+        let log = Log::read(read, layers, overrides);
+        let database = Database::read(read);
+        let connections = database.max_connections;
         Self {
             jobs: layers.jobs(overrides),
             has_file: layers.has_file(),
             from_env_file: layers.names_of_env_file(),
-            log: Log::read(read, layers, overrides),
+            log,
             replica: layers.host_name(),
-            database: Database::read(read),
+            database,
             cache: Cache::read(read),
             tenants: Tenants::read(read),
             runner: Runner::read(read),
@@ -339,7 +342,7 @@ impl Settings {
             history: History::read(read),
             audit: Audit::read(read),
             changes: Changes::read(read),
-            fleet: Fleet::read(read),
+            fleet: Fleet::read(read, connections),
             traces: layers.traces(),
             in_use: read.in_use(),
         }

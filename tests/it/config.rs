@@ -639,6 +639,7 @@ fn replicas_share_the_tenants_in_one_of_two_ways() {
         "share = \"2/5\"\nenabled = true",
         "database_connections = 12",
         "enabled = true\ndatabase_connections = 1",
+        "enabled = true\ndatabase_connections = 12\n[database]\nmax_connections = 1",
     ];
     insta::assert_snapshot!(wrong.map(|file| fleet(file).unwrap_err()).join("\n"));
 }

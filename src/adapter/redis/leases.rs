@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use redis::{Cmd, Value};
 
 use super::server::Role;
-use super::{RedisCache, reply};
+use super::{RELAY_RIGHTS, RedisCache, reply};
 use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::domain::fleet::{Beat, LEASE, Lease, Member, Release, Standing, View};
 use crate::domain::member::MemberId;
@@ -152,11 +152,14 @@ impl RedisCache {
         reply.map_err(|failed| {
             let refused = CacheError::from(failed);
             let hint = if is_unknown {
-                "; hint: a fleet needs a cache that runs Lua scripts, by `EVAL`"
+                "; hint: a fleet needs a cache that runs Lua scripts, by `EVAL`".to_owned()
             } else if refused.kind == CacheErrorKind::Permission {
-                "; for a fleet, it also needs `+eval +time`"
+                format!(
+                    "; for a fleet, it also needs `{FLEET_RIGHTS}`, and `{RELAY_RIGHTS}` where the changes come from \
+                     the write-ahead log"
+                )
             } else {
-                ""
+                String::new()
             };
             CacheError { message: format!("{}{hint}", refused.message), ..refused }
         })

@@ -289,6 +289,10 @@ pub(super) fn refused(error: &RedisError) -> CacheError {
                                 `redis+cluster://` in place of `redis://`, and all its nodes, as in \
                                 `redis+cluster://host1,host2,host3`"
                 .to_owned(),
+            "READONLY" => "; hint: the server is a replica, and preheat needs the primary".to_owned(),
+            _ if is_unknown(error) => "; hint: if this is a Sentinel, write `redis+sentinel://host1,host2/service` in \
+                                       place of `redis://`"
+                .to_owned(),
             "NOAUTH" => "; hint: the server wants a password: write it into the URL, as in \
                          `redis://:password@host`"
                 .to_owned(),
@@ -359,6 +363,9 @@ mod tests {
                      place of `redis://`, and all its nodes, as in \
                      `redis+cluster://host1,host2,host3`"
                         .to_owned()
+                }
+                Some("READONLY") => {
+                    "; hint: the server is a replica, and preheat needs the primary".to_owned()
                 }
                 Some("NOAUTH") => {
                     "; hint: the server wants a password: write it into the URL, as in \

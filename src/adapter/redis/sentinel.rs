@@ -283,9 +283,11 @@ impl InVain {
                  the primary with `SENTINEL get-master-addr-by-name {service}` and `ROLE`"
             )
         } else if !ignorant.is_empty() {
+            let is_one = ignorant.len() == 1;
             let ignorant = ignorant.iter().map(|sentinel| format!("Sentinel `{sentinel}`"));
             let ignorant = ignorant.collect::<Vec<_>>().join(" and ");
-            let all = and_silent(vec![format!("{ignorant} watches no service `{service}`")]);
+            let watch = if is_one { "watches" } else { "watch" };
+            let all = and_silent(vec![format!("{ignorant} {watch} no service `{service}`")]);
             format!(
                 "{all}; hint: the last part of the URL is the name after `sentinel monitor` in the Sentinels' \
                  configuration; `SENTINEL MASTERS` lists the names"

@@ -51,7 +51,7 @@ const AWAKE: Duration = Duration::from_secs(3);
 const LEFT_FOR: Duration = Duration::from_secs(1);
 
 /// With fewer connections a member does not work: one connection listens for changes, one reads.
-const LEAST_CONNECTIONS: u32 = 2;
+pub const LEAST_CONNECTIONS: u32 = 2;
 
 /// What a member does at present.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

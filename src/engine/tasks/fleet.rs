@@ -223,7 +223,11 @@ impl FleetKeeper {
         self.is_away = Some(false);
         event::FleetSize { members }.emit(&self.metrics);
         event::SharesHeld { held: self.membership.held() }.emit(&self.metrics);
-        self.seen.send_replace(view.clone());
+        let before = self.seen.send_replace(view.clone());
+        let is_gone = |id: &&MemberId| view.member(id).is_none();
+        for id in before.members.iter().map(|member| &member.id).filter(is_gone) {
+            event::MemberGone { id }.emit(&self.metrics);
+        }
     }
 
     fn bound_connections(&mut self) {

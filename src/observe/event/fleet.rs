@@ -68,6 +68,12 @@ event! {
 }
 
 event! {
+    /// A member left the fleet, or was silent for as long as a lease.
+    MemberGone<'a> { id: &'a MemberId }
+    log info!(%id, "member {id} is gone from the fleet: its shares are free for the others");
+}
+
+event! {
     /// A beat failed; the worker goes on trying.
     FleetUnreachable<'a> { message: &'a str }
     log warn!("could not renew the leases of the fleet's shares, and tries again: {message}");
@@ -84,7 +90,7 @@ event! {
     StandsBy { connections: u32 }
     log info!(
         connections,
-        "stands by: the fleet's {connections} connections to the database are divided among older members"
+        "waits for database connections: the fleet's {connections} are divided among older members"
     );
 }
 

@@ -259,7 +259,7 @@ async fn a_server_without_scripts_and_a_user_without_rights_are_told() {
     let cache = RedisCache::connect(settings(&url)).await.unwrap();
     let error = cache.can_lease().await.unwrap_err();
     assert_eq!(error.kind, ConnectErrorKind::Refused);
-    assert!(error.message.ends_with("; for a fleet, it also needs `+eval +time`"), "{error}");
+    assert!(error.message.contains("; for a fleet, it also needs `+eval +time`, and"), "{error}");
 
     let mut command = redis::cmd("ACL");
     command.arg("SETUSER").arg("warmer");

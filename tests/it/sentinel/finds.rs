@@ -113,6 +113,10 @@ async fn what_keeps_the_primary_from_being_found_is_said_with_what_to_do() {
     assert_eq!(kind, ConnectErrorKind::Unreachable);
     insta::assert_snapshot!(masked(&message, &[&watching, &server]));
 
+    let (kind, message) = refused(&format!("redis://{}", address(&watching))).await;
+    assert_eq!(kind, ConnectErrorKind::Settings);
+    assert!(message.contains("if this is a Sentinel, write `redis+sentinel://"), "{message}");
+
     let (_, message) = refused(&url(&server)).await;
     insta::assert_snapshot!(masked(&message, &[&watching, &server]));
 

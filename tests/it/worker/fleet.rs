@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use preheat_sandbox::RedisOptions;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::support::program::Running;
 use crate::support::shop::{Shop, items};
@@ -94,9 +95,39 @@ async fn a_worker_with_a_fixed_part_warms_its_part_alone() {
     let warm = shop.cached().await.len();
     assert!((50..=150).contains(&warm), "{warm}");
     assert_eq!(first.metric("preheat_fleet_shares").await, None, "nothing is leased");
+    let overview = first.get("/api/v1/overview").await.json();
+    let sentence = format!("All {warm} tenants of this worker's part are warm.");
+    assert_eq!(overview["verdict"]["sentence"], sentence);
+    assert_eq!(overview["figures"]["coverage"]["tenants"], warm);
+    let fleet = first.get("/api/v1/fleet").await.json();
+    assert_eq!((&fleet["enabled"], &fleet["vacant"]), (&json!(false), &Value::Null));
+    assert_eq!(fleet["members"][0]["share_count"], 32);
+    let run = first.warm("items").await;
+    assert_eq!(run["report"]["tenants"]["total"], warm, "a requested run is for the part, too");
     let second = part("1/2");
     second.answers("/readyz", 200).await;
     shop.assert_warm().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_the_fleets_connections_do_not_reach_waits_and_says_so_until_another_leaves()
+{
+    const BOUNDED: &str = "[fleet]\nenabled = true\ndatabase_connections = 5\n";
+    let shop = Shop::open(20).await;
+    let start = || shop.serve().settings(BOUNDED).job("items", &items("")).start();
+    let (first, second) = (start(), start());
+    first.works().await;
+    second.works().await;
+    is_shared(&[&first, &second]).await;
+    let mut third = start();
+    third.says("the worker waits for database connections").await;
+    let ready = third.get("/readyz").await;
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("waits for database connections"), "{}", ready.body);
+    first.signal(Signal::TERM);
+    assert_eq!(first.ended().await.code(), Some(0));
+    third.works().await;
+    is_shared(&[&second, &third]).await;
 }
 
 #[tokio::test]
