@@ -7,11 +7,14 @@ use preheat::domain::job::JobName;
 use preheat::observe::metric::{DECLARED, Declaration, Kind, Metrics};
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::value::ValueType;
-use promql_parser::parser::{self, Call, Expr, LabelModifier, VectorSelector, token};
+use promql_parser::parser::{self, BinaryExpr, Call, Expr, LabelModifier, VectorSelector, token};
 use promql_parser::util::{ExprVisitor, walk_expr};
 
 /// The labels that Prometheus gives to every series that it scrapes.
 const OF_SCRAPE: [&str; 2] = ["job", "instance"];
+
+/// A label that Prometheus gives where it scrapes pods. `by` and `on` may name it: series without it have it empty.
+pub(super) const OF_PODS: &str = "namespace";
 
 type Labels = BTreeSet<String>;
 
@@ -104,7 +107,7 @@ fn labels(expr: &Expr) -> Result<Labels, String> {
                 None => Labels::new(),
                 Some(LabelModifier::Include(by)) => {
                     let by: Labels = by.labels.iter().cloned().collect();
-                    if let Some(unknown) = by.difference(&inner).next() {
+                    if let Some(unknown) = by.difference(&inner).find(|label| *label != OF_PODS) {
                         return Err(format!("`{expr}` has no label `{unknown}` to aggregate by"));
                     }
                     by
@@ -120,9 +123,9 @@ fn labels(expr: &Expr) -> Result<Labels, String> {
         Expr::Binary(binary) => {
             let (left, right) = (labels(&binary.lhs)?, labels(&binary.rhs)?);
             let is_scalar = |side: &Expr| side.value_type() == ValueType::Scalar;
-            let has_modifier = binary.modifier.as_ref().is_some_and(|m| m.matching.is_some());
-            if has_modifier {
-                return Err(format!("`{expr}` loses labels: it matches by some of them"));
+            let matching = binary.modifier.as_ref().and_then(|m| m.matching.as_ref());
+            if let Some(matching) = matching {
+                return of_matching(binary, matching, left, &right);
             }
             if is_scalar(&binary.lhs) {
                 right
@@ -137,6 +140,29 @@ fn labels(expr: &Expr) -> Result<Labels, String> {
         Expr::MatrixSelector(matrix) => of_selector(&matrix.vs),
         Expr::Call(call) => of_call(call)?,
     })
+}
+
+/// `and` and `unless` keep the series of their left side as they are, whatever they match by.
+fn of_matching(
+    binary: &BinaryExpr,
+    matching: &LabelModifier,
+    left: Labels,
+    right: &Labels,
+) -> Result<Labels, String> {
+    let keeps_left = [token::T_LAND, token::T_LUNLESS].contains(&binary.op.id());
+    let LabelModifier::Include(on) = matching else {
+        return Err(format!("`{binary}` loses labels: it matches without some of them"));
+    };
+    if !keeps_left {
+        return Err(format!("`{binary}` loses labels: it matches by some of them"));
+    }
+    let is_missing =
+        |label: &&String| !(left.contains(*label) && right.contains(*label)) && *label != OF_PODS;
+    let missing = on.labels.iter().find(is_missing);
+    match missing {
+        Some(label) => Err(format!("not both sides of `{binary}` have the label `{label}`")),
+        None => Ok(left),
+    }
 }
 
 fn of_selector(selector: &VectorSelector) -> Labels {
@@ -239,6 +265,11 @@ fn an_expression_that_reads_what_does_not_exist_or_loses_labels_is_found() {
             "the sides of `preheat_permits / preheat_concurrency_limit` have different labels",
         ),
         ("interval > 3", "there is no series `interval`"),
+        (
+            "preheat_permits and on (job_name) preheat_fleet_shares",
+            "not both sides of `preheat_permits and on (job_name) preheat_fleet_shares` have the \
+             label `job_name`",
+        ),
     ] {
         assert_eq!(problems(text), [problem], "{text}");
     }
@@ -255,6 +286,7 @@ fn an_expression_that_reads_what_does_not_exist_or_loses_labels_is_found() {
         ),
         ("absent(up{job=\"preheat\"})", "job"),
         ("count(preheat_permits) or vector(0)", ""),
+        ("up unless on (job, namespace) sum by (job) (preheat_fleet_shares) >= 64", "instance job"),
     ] {
         assert_eq!(labels(text), has, "{text}");
         assert_eq!(problems(text), [""; 0], "{text}");

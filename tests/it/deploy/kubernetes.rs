@@ -13,17 +13,21 @@ use serde_json::Value;
 
 use super::{path, read};
 use crate::support::program::Preheat;
-use crate::support::{self, Database, LONG, document, eventually, http, preheat, python};
+use crate::support::{self, Database, LONG, document, eventually, http, preheat, python, skipped};
 
 const FOLDER: &str = "deploy/kubernetes";
-/// What the kustomization leaves out on purpose: a Job is run, not kept, and the `StatefulSet` takes the place of the
-/// Deployment.
-const APART: [&str; 2] = ["post-upgrade-job.yaml", "statefulset.yaml"];
+/// What the kustomization leaves out on purpose: a Job is run, not kept.
+const APART: &str = "post-upgrade-job.yaml";
 
-/// The manifests of a folder, by their file's path in the repository.
+/// The folders of manifests, each with a kustomization.
+fn folders() -> [String; 3] {
+    ["", "/monitoring", "/fixed"].map(|folder| format!("{FOLDER}{folder}"))
+}
+
+/// The manifests, by their file's path in the repository.
 fn files() -> Vec<String> {
     let mut found = Vec::new();
-    for folder in [FOLDER.to_owned(), format!("{FOLDER}/monitoring")] {
+    for folder in folders() {
         for entry in fs::read_dir(path(&folder)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if std::path::Path::new(&name).extension().is_some_and(|kind| kind == "yaml") {
@@ -110,13 +114,13 @@ fn each_manifest_is_valid_for_the_oldest_and_the_newest_kubernetes() {
 
 #[test]
 fn the_kustomizations_name_every_manifest() {
-    for folder in [FOLDER.to_owned(), format!("{FOLDER}/monitoring")] {
+    for folder in folders() {
         let kustomization = documents_of(&format!("{folder}/kustomization.yaml")).remove(0);
         let named: BTreeSet<&str> = list(&kustomization["resources"]).iter().map(text).collect();
         let all = files();
         let there = all.iter().filter_map(|file| file.strip_prefix(&format!("{folder}/")));
         let there = there.filter(|file| !file.contains('/') && *file != "kustomization.yaml");
-        let there: BTreeSet<&str> = there.filter(|file| !APART.contains(file)).collect();
+        let there: BTreeSet<&str> = there.filter(|file| *file != APART).collect();
         assert_eq!(named, there, "{folder}");
     }
 }
@@ -189,11 +193,7 @@ fn the_statefulset_is_the_deployment_with_fixed_parts() {
     let replicas = stateful["spec"]["replicas"].as_u64().unwrap();
     assert_eq!(stateful["spec"]["selector"], deployment["spec"]["selector"]);
     let mut template = stateful["spec"]["template"].clone();
-    let place = &mut template["spec"]["containers"][0];
-    let job = &pods()[1];
-    assert_eq!(place["image"], container(job)["image"]);
-    place["image"] = "preheat".into();
-    let env = place["env"].as_array_mut().unwrap();
+    let env = template["spec"]["containers"][0]["env"].as_array_mut().unwrap();
     let own = env.extract_if(.., |one| {
         let name = text(&one["name"]);
         name == "POD_INDEX" || name.starts_with("PREHEAT_FLEET__")
@@ -219,6 +219,39 @@ fn the_statefulset_is_the_deployment_with_fixed_parts() {
         let settings = Settings::load(&overrides, variables).unwrap();
         let part = Shares::part(u8::try_from(index).unwrap(), 3).unwrap();
         assert_eq!(settings.fleet.shares, FleetShares::Fixed(part));
+    }
+}
+
+#[test]
+fn with_the_component_the_statefulset_takes_the_place_of_the_deployment() {
+    let line = "# components: [fixed]";
+    let kustomization = read(&format!("{FOLDER}/kustomization.yaml"));
+    assert!(kustomization.contains(line));
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("fixed")).unwrap();
+    for file in files() {
+        let name = file.strip_prefix(&format!("{FOLDER}/")).unwrap();
+        if !name.starts_with("monitoring/") {
+            fs::write(folder.path().join(name), read(&file)).unwrap();
+        }
+    }
+    let rendered = || {
+        let output = Command::new("kubectl").arg("kustomize").arg(folder.path()).output().ok()?;
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        let workers = documents.into_iter().filter(|one| !one["spec"]["template"].is_null());
+        Some(workers.collect::<Vec<_>>())
+    };
+    let Some(without) = rendered() else { return skipped("`kubectl` is not installed") };
+    let used = kustomization.replace(line, line.strip_prefix("# ").unwrap());
+    fs::write(folder.path().join("kustomization.yaml"), used).unwrap();
+    let with = rendered().unwrap();
+    let image = container(&pods()[1])["image"].clone();
+    for (workers, kind) in [(without, "Deployment"), (with, "StatefulSet")] {
+        assert_eq!(workers.len(), 1, "{workers:?}");
+        assert_eq!(workers[0]["kind"], kind);
+        assert_eq!(container(&workers[0]["spec"]["template"])["image"], image);
     }
 }
 
