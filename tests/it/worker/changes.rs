@@ -455,3 +455,57 @@ async fn a_worker_that_has_to_listen_works_while_the_way_to_listen_stalls() {
     shop.change().await;
     eventually("all is warm", LONG, async || shop.is_warm().await).await;
 }
+
+#[tokio::test]
+async fn a_fleet_reads_the_log_once_and_each_member_hears_of_its_changes_also_when_the_reader_dies()
+{
+    const SLOTS: &str =
+        "select count(*) from pg_replication_slots where database = current_database()";
+    let shop = watched(60, "wal").await;
+    let start = || {
+        let worker = shop.serve().settings("[fleet]\nenabled = true\n");
+        worker.job("items", &watching()).start()
+    };
+    let mut workers = vec![start(), start(), start()];
+    for worker in &workers {
+        listens(worker).await;
+        worker
+            .metric_becomes("preheat_fleet_shares", |shares| (21.0..=22.0).contains(&shares))
+            .await;
+    }
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    assert_eq!(shop.number(SLOTS).await, 1, "one member reads for all");
+    for _ in 0..3 {
+        shop.change().await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    }
+    for worker in &workers {
+        let heard = worker.metric("preheat_change_notifications_total").await;
+        assert!(heard >= Some(1.0), "{heard:?}: each member warms its own");
+    }
+
+    // The session of the reader ends, and the change comes before there can be a new one.
+    let end = end_of_listener("wal");
+    shop.execute(&format!("{end}; update items set version = version + 1")).await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+
+    // The reader dies, and another member reads. The one that reads has the figures of the cache.
+    let mut reader = None;
+    for (place, worker) in workers.iter().enumerate() {
+        if worker.metric("preheat_cache_hits_total").await.is_some() {
+            reader = Some(place);
+        }
+    }
+    let reader = workers.remove(reader.unwrap());
+    reader.signal(Signal::KILL);
+    for _ in 0..3 {
+        shop.change().await;
+        eventually("all is warm", LONG, async || shop.is_warm().await).await;
+    }
+    eventually("another member reads", LONG, async || shop.number(SLOTS).await == 1).await;
+    for worker in &workers {
+        listens(worker).await;
+    }
+    shop.change().await;
+    eventually("all is warm", LONG, async || shop.is_warm().await).await;
+}
