@@ -75,7 +75,7 @@ impl Fleet {
         let [ready, ended] = [(); 2].map(|()| CancellationToken::new());
         let phases = Phases { ready, stops: stops.clone(), ended };
         let mut fleet = Self {
-            ownership: Arc::new(ownership),
+            ownership: Arc::new(ownership.in_fleet_of(&settings.cache.prefix)),
             member: None,
             limits: Arc::default(),
             phases,

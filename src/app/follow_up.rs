@@ -226,6 +226,7 @@ mod tests {
             all_tenants: Some(true),
             requested_by: None,
             shares: None,
+            fleet: None,
             parts: Vec::new(),
         }
     }

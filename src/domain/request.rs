@@ -96,13 +96,14 @@ impl FleetRequest {
             all_tenants: Some(self.tenants.is_none()),
             requested_by: self.by.clone(),
             shares: None,
+            fleet: None,
             parts: Vec::new(),
         }
     }
 
     /// The id of the run of one of its jobs.
     pub fn run(&self, job: &JobName) -> RunId {
-        RunId::of_fleet(job, Trigger::Request, self.at)
+        RunId::of_fleet("", job, Trigger::Request, self.at)
     }
 
     /// Its jobs, each with the shares in which it has work.

@@ -29,10 +29,16 @@ impl RunId {
     }
 
     /// The id of a fleet's run, which is the same on every replica: of the run of this job that was due, or requested, in
-    /// that millisecond.
-    pub fn of_fleet(job: &JobName, trigger: Trigger, due_at: DateTime<Utc>) -> Self {
+    /// that millisecond. `fleet` tells fleets apart that keep one history; requests are told apart by their moments.
+    pub fn of_fleet(fleet: &str, job: &JobName, trigger: Trigger, due_at: DateTime<Utc>) -> Self {
         let millis = due_at.timestamp_millis();
-        let hash = fnv(format!("{job} {} {millis}", trigger.as_str()).bytes());
+        let fleet = match trigger {
+            Trigger::Schedule if !fleet.is_empty() => format!(" {fleet}"),
+            Trigger::Schedule | Trigger::Request | Trigger::Startup | Trigger::Change => {
+                String::new()
+            }
+        };
+        let hash = fnv(format!("{job} {} {millis}{fleet}", trigger.as_str()).bytes());
         let mut rest = [0; 10];
         for (to, from) in rest.iter_mut().zip(hash.to_be_bytes()) {
             *to = from;
@@ -155,6 +161,9 @@ pub struct RunRecord {
     /// a worker without a fleet, or of a job without tenants.
     #[serde(default)]
     pub shares: Option<Shares>,
+    /// Which fleet's run it is a part of, by the prefix of the fleet's cache; `None` if there is none.
+    #[serde(default)]
+    pub fleet: Option<String>,
     /// The records that this one sums up; empty if it sums up none (see [`whole`](super::whole)). The history keeps each
     /// of them, and not their sum.
     #[serde(skip)]
@@ -191,7 +200,8 @@ impl RunRecord {
         let shares = self.shares?;
         match self.trigger {
             Trigger::Schedule | Trigger::Request => {
-                Some((RunId::of_fleet(&self.job, self.trigger, self.due_at), shares))
+                let fleet = self.fleet.as_deref().unwrap_or_default();
+                Some((RunId::of_fleet(fleet, &self.job, self.trigger, self.due_at), shares))
             }
             Trigger::Startup | Trigger::Change => None,
         }

@@ -171,8 +171,25 @@ mod tests {
             all_tenants: Some(true),
             requested_by: None,
             shares: Shares::parse(shares),
+            fleet: None,
             parts: Vec::new(),
         }
+    }
+
+    #[test]
+    fn fleets_that_keep_one_history_have_runs_of_their_own() {
+        let blue = part("0-63", (1, 5), Outcome::Ok, "a");
+        let green = RunRecord {
+            fleet: Some("green:".to_owned()),
+            ..part("0-63", (1, 5), Outcome::Failed, "b")
+        };
+        let runs = together(vec![blue.clone(), green.clone()]);
+        let outcomes: Vec<_> = runs.iter().map(|run| (run.id, run.outcome)).collect();
+        assert_eq!(
+            outcomes,
+            [(blue.listed_id(), Outcome::Ok), (green.listed_id(), Outcome::Failed)]
+        );
+        assert_ne!(blue.listed_id(), green.listed_id());
     }
 
     #[test]
@@ -182,7 +199,7 @@ mod tests {
             part("21-40", (2, 4), Outcome::Partial, "a"),
         ];
         let run = one(parts.clone()).unwrap();
-        assert_eq!(run.id, RunId::of_fleet(&run.job, Trigger::Schedule, at(0)));
+        assert_eq!(run.id, RunId::of_fleet("", &run.job, Trigger::Schedule, at(0)));
         assert_eq!(run.id.millisecond(), Some(at(0)));
         assert_eq!((run.started_at, run.finished_at), (at(1), at(5)));
         assert_eq!(run.outcome, Outcome::Partial);

@@ -324,7 +324,7 @@ impl Board {
             cache_down: figures.down(Server::Cache),
             history_away: figures.history_away(),
             writes_refused: runner.cache_writes.are_refused(),
-            is_in_fleet: self.fleet.is_some(),
+            fleet: self.fleet_name(),
             elsewhere: BTreeMap::new(),
         };
         fleet::add(&mut facts, &self.others());

@@ -75,20 +75,22 @@ impl RunsNow {
 }
 
 /// The id under which lists show a run once it has ended.
-pub(super) fn id_in_lists(is_in_fleet: bool, run: &ActiveRun) -> RunId {
-    let is_part = match run.trigger {
-        Trigger::Schedule | Trigger::Request => is_in_fleet,
-        Trigger::Startup | Trigger::Change => false,
-    };
-    if is_part { RunId::of_fleet(&run.job, run.trigger, run.due_at) } else { run.id }
+/// `fleet` is the name of the fleet, if the worker is in one.
+pub(super) fn id_in_lists(fleet: Option<&str>, run: &ActiveRun) -> RunId {
+    match (fleet, run.trigger) {
+        (Some(fleet), Trigger::Schedule | Trigger::Request) => {
+            RunId::of_fleet(fleet, &run.job, run.trigger, run.due_at)
+        }
+        (None, _) | (Some(_), Trigger::Startup | Trigger::Change) => run.id,
+    }
 }
 
 /// The run of a job that is under way here.
-pub(super) fn runs_now(is_in_fleet: bool, status: &JobStatus) -> Option<RunsNow> {
+pub(super) fn runs_now(fleet: Option<&str>, status: &JobStatus) -> Option<RunsNow> {
     let run = status.running.as_ref()?;
     let progress = run.progress.now();
     Some(RunsNow {
-        id: id_in_lists(is_in_fleet, run),
+        id: id_in_lists(fleet, run),
         trigger: run.trigger,
         due_at: run.due_at,
         started_at: run.started_at?,

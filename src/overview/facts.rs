@@ -49,8 +49,8 @@ pub(super) struct Facts {
     pub(super) cache_down: Option<Since>,
     pub(super) history_away: Option<Since>,
     pub(super) writes_refused: bool,
-    /// Whether the worker is a member of a fleet.
-    pub(super) is_in_fleet: bool,
+    /// The name of the fleet, which may be empty; `None` if the worker is not a member of one.
+    pub(super) fleet: Option<String>,
     /// What other members of the fleet do, by job.
     pub(super) elsewhere: BTreeMap<JobName, Elsewhere>,
 }
@@ -112,16 +112,15 @@ impl Facts {
     }
 
     pub(super) fn deadlines(&self, job: &JobStatus) -> Deadlines {
-        let told_since = told_since(self.is_in_fleet, &self.status, &job.job);
+        let told_since = told_since(self.fleet.is_some(), &self.status, &job.job);
         Deadlines::of(job, self.recent(&job.job.name), told_since)
     }
 
     /// Whether a job never had a run that ended, as far as the worker remembers.
     pub(super) fn never_ran(&self, job: &JobName) -> bool {
-        let is_told =
-            self.status.jobs.get(job).is_none_or(|status| {
-                told_since(self.is_in_fleet, &self.status, &status.job).is_some()
-            });
+        let is_told = self.status.jobs.get(job).is_none_or(|status| {
+            told_since(self.fleet.is_some(), &self.status, &status.job).is_some()
+        });
         is_told && self.recent(job).is_none_or(|recent| recent.runs.is_empty())
     }
 }

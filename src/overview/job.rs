@@ -242,7 +242,7 @@ impl JobLine {
         let recent = facts.recent(&job.name).cloned().unwrap_or_default();
         let Deadlines { late_after, expires_at, ttl_margin, p95 } = facts.deadlines(status);
         let elsewhere = facts.elsewhere.get(&job.name).cloned().unwrap_or_default();
-        let own = running.as_ref().and_then(|run| Running::of(run, facts.is_in_fleet));
+        let own = running.as_ref().and_then(|run| Running::of(run, facts.fleet.as_deref()));
         let running = elsewhere.with(own);
         let (schedule, timezone) = match &job.schedule {
             Schedule::Every(_) => (job.schedule.to_string(), None),
@@ -292,10 +292,10 @@ fn state(facts: &Facts, status: &JobStatus, is_running: bool) -> JobState {
 }
 
 impl Running {
-    fn of(run: &ActiveRun, is_in_fleet: bool) -> Option<Self> {
+    fn of(run: &ActiveRun, fleet: Option<&str>) -> Option<Self> {
         let progress = run.progress.now();
         Some(Self {
-            id: id_in_lists(is_in_fleet, run),
+            id: id_in_lists(fleet, run),
             trigger: run.trigger,
             started_at: Moment(run.started_at?),
             tenants_total: progress.tenants_total,

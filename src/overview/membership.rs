@@ -13,7 +13,7 @@ use super::fleet::{Fleet, FleetView, OfJob, Summary};
 use crate::domain::job::JobName;
 use crate::domain::report::Outcome;
 use crate::domain::run::{RunId, RunRecord, Trigger};
-use crate::domain::share::{self, Shares};
+use crate::domain::share;
 use crate::engine::ports::SheetKind;
 use crate::engine::run::not_warm::Wanted;
 use crate::engine::run::progress::{Progress, ProgressNow};
@@ -77,6 +77,11 @@ impl Board {
         running.filter_map(|(job, _)| JobName::parse(job).ok()).collect()
     }
 
+    /// The name of the fleet, which may be empty; `None` if the worker is not a member of one.
+    pub(super) fn fleet_name(&self) -> Option<String> {
+        self.fleet.as_ref().map(|fleet| fleet.me.ownership.fleet_name().unwrap_or_default())
+    }
+
     /// Whether figures that all members would read alike come from this worker: those of the cache server, and the
     /// applications' reads.
     pub fn reads_for_all(&self) -> bool {
@@ -90,10 +95,11 @@ impl Board {
 
     /// A run of the fleet that goes on, by its id in lists.
     pub fn run_under_way(&self, id: RunId) -> Option<ActiveRun> {
-        self.fleet.as_ref()?;
+        let name = self.fleet_name();
+        name.as_ref()?;
         let (status, others) = (self.handle.status(), self.others());
         let own = status.jobs.values().filter_map(|job| {
-            let run = runs_now(true, job).filter(|run| run.id == id)?;
+            let run = runs_now(name.as_deref(), job).filter(|run| run.id == id)?;
             Some((job.job.name.clone(), run))
         });
         let jobs = others.iter().flat_map(|member| &member.jobs);
@@ -117,24 +123,22 @@ impl Board {
         let status = self.handle.status();
         let coverage = self.samples().0;
         let counts = self.runner.not_warm.counts();
+        let fleet_name = self.fleet_name();
         let of_job = |(name, status): (&JobName, &JobStatus)| {
             let Share { part, whole } = coverage.get(name).copied().unwrap_or_default();
             let job = OfJob {
                 coverage: (part, whole),
                 not_warm: counts.get(name).copied().unwrap_or_default(),
                 next_due_at: status.next_due_at,
-                running: runs_now(self.fleet.is_some(), status),
+                running: runs_now(fleet_name.as_deref(), status),
             };
             (name.to_string(), job)
         };
         let first = Wanted { limit: MOST_NOT_WARM, ..Wanted::default() };
-        let (id, address, shares) = match &self.fleet {
-            Some(Fleet { me, .. }) => (me.id.to_string(), me.address.clone(), me.ownership.held()),
-            None => {
-                let held = self.runner.ownership.fixed().unwrap_or(Shares::ALL);
-                (String::new(), String::new(), held)
-            }
-        };
+        let me = self.fleet.as_ref().map(|fleet| &fleet.me);
+        let (id, address) =
+            me.map(|me| (me.id.to_string(), me.address.clone())).unwrap_or_default();
+        let shares = self.runner.ownership.held();
         Summary {
             id,
             replica: self.runner.replica.clone(),

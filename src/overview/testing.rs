@@ -67,7 +67,7 @@ pub(super) fn facts(jobs: &[&str]) -> Facts {
         cache_down: None,
         history_away: None,
         writes_refused: false,
-        is_in_fleet: false,
+        fleet: None,
         elsewhere: BTreeMap::new(),
     }
 }

@@ -250,12 +250,12 @@ impl PostgresHistory {
 }
 
 const APPEND: &str = "insert into preheat.runs (id, job, trigger, outcome, due_at, started_at, \
-     finished_at, replica, version, report, requested_by, all_tenants, shares) \
+     finished_at, replica, version, report, requested_by, all_tenants, shares, fleet) \
      select id, job, trigger, outcome, due_at, started_at, finished_at, replica, version, report, \
-     requested_by, all_tenants, shares \
+     requested_by, all_tenants, shares, fleet \
      from jsonb_to_recordset($1::jsonb) as r(id uuid, job text, trigger text, outcome text, \
      due_at timestamptz, started_at timestamptz, finished_at timestamptz, replica text, \
-     version text, report jsonb, requested_by text, all_tenants boolean, shares text) \
+     version text, report jsonb, requested_by text, all_tenants boolean, shares text, fleet text) \
      on conflict (id) do nothing";
 
 /// Filters that are not given are null. The plan is made with their values, so that an index serves those that
@@ -273,7 +273,7 @@ const FIND: &str = "select to_json(r)::text from preheat.runs r \
 /// condition on `all_tenants` is that of index `runs_over_all_tenants`.
 const RECALL: &str = "select json_build_object('id', id, 'job', job, 'trigger', trigger, \
      'outcome', outcome, 'due_at', due_at, 'started_at', started_at, 'finished_at', finished_at, \
-     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'shares', shares, 'report', \
+     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'shares', shares, 'fleet', fleet, 'report', \
      json_build_object('tenants', report -> 'tenants', 'keys', report -> 'keys', \
      'bytes', report -> 'bytes', 'queries', report -> 'queries', \
      'database_ms', coalesce(report -> 'database_ms', '0'), \
@@ -293,7 +293,8 @@ const RECALL: &str = "select json_build_object('id', id, 'job', job, 'trigger', 
 macro_rules! of_other_runs {
     () => {
         "job = $1 and id <> $3 \
-         and not ($5::boolean and shares is not null and trigger = $6 and due_at = $7)"
+         and not ($5::boolean and shares is not null and trigger = $6 and due_at = $7 \
+         and fleet is not distinct from $8)"
     };
 }
 
@@ -387,12 +388,13 @@ impl History for PostgresHistory {
         Box::pin(async move {
             let job = run.job.as_str().to_owned();
             let (started_at, id, for_all) = (run.started_at, run.id.0, run.is_for_all());
-            let (is_part, due_at) = (run.part_of().is_some(), run.due_at);
+            let (is_part, due_at, fleet) = (run.part_of().is_some(), run.due_at, run.fleet.clone());
             let found: (Option<String>, Option<String>, Option<String>) = self
                 .run("compare a run record", |connection| {
                     let beside = sqlx::query_as(BESIDE).bind(job).bind(started_at).bind(id);
                     let beside = beside.bind(for_all).bind(is_part).bind(run.trigger.as_str());
-                    Box::pin(beside.bind(due_at).persistent(false).fetch_one(connection))
+                    let beside = beside.bind(due_at).bind(fleet);
+                    Box::pin(beside.persistent(false).fetch_one(connection))
                 })
                 .await?;
             let (earlier, later, last_ok) = found;

@@ -101,6 +101,7 @@ impl Runner {
             all_tenants: Some(spec.is_for_all()),
             requested_by: spec.requested_by.clone(),
             shares: spec.shares.map(|own| whole_job(spec.job.scope, own)),
+            fleet: spec.shares.and_then(|_| self.ownership.fleet_name()),
             parts: Vec::new(),
         }
     }

@@ -24,6 +24,8 @@ pub struct Ownership {
     is_alone: bool,
     /// Whether it never takes or loses a share.
     is_fixed: bool,
+    /// The name of the fleet; empty if it has none.
+    fleet: String,
     held: watch::Sender<Shares>,
     /// `None` if the shares are held for ever.
     lease: Option<Lease>,
@@ -79,6 +81,7 @@ impl Ownership {
         Self {
             is_alone: false,
             is_fixed: false,
+            fleet: String::new(),
             held: watch::Sender::new(shares),
             lease: None,
             taken: Mutex::default(),
@@ -96,6 +99,17 @@ impl Ownership {
     pub fn leased(clock: Arc<dyn Clock>) -> Self {
         let lease = Lease { clock, until: AtomicU64::new(0) };
         Self { lease: Some(lease), ..Self::of(Shares::NONE) }
+    }
+
+    /// The same in the fleet of this name, which tells fleets apart that keep one history.
+    #[must_use]
+    pub fn in_fleet_of(self, fleet: &str) -> Self {
+        Self { fleet: fleet.to_owned(), ..self }
+    }
+
+    /// The name of the fleet, if it has one.
+    pub fn fleet_name(&self) -> Option<String> {
+        (!self.fleet.is_empty()).then(|| self.fleet.clone())
     }
 
     /// The shares that the worker holds at this moment. A process that was suspended for longer than its lease holds none when it

@@ -556,6 +556,7 @@ pub(super) fn run() -> RunRecord {
         trigger: Trigger::Request,
         requested_by: Who::named(HOSTILE),
         shares: None,
+        fleet: None,
         parts: Vec::new(),
         all_tenants: Some(true),
         outcome: Outcome::Partial,
@@ -587,7 +588,7 @@ pub(super) fn fleet_run() -> RunRecord {
         part(51, "21-40", Outcome::Ok, "worker-2"),
     ];
     let (shares, trigger) = (Some(shares("0-40")), Trigger::Schedule);
-    let id = RunId::of_fleet(&run().job, trigger, run().due_at);
+    let id = RunId::of_fleet("", &run().job, trigger, run().due_at);
     RunRecord { id, trigger, shares, parts, ..run() }
 }
 

@@ -314,6 +314,7 @@ mod tests {
             version: "0".to_owned(),
             requested_by: None,
             shares: None,
+            fleet: None,
             parts: Vec::new(),
             all_tenants: Some(true),
         }

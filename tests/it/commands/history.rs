@@ -30,7 +30,7 @@ async fn migrations_are_applied_once() {
     let servers = servers().await;
     let migrate = || servers.preheat(["migrate"]).run();
     let output = migrate().await.expect_code(0);
-    assert_eq!(output.stdout, "applied 4 migrations to schema `preheat`\n");
+    assert_eq!(output.stdout, "applied 5 migrations to schema `preheat`\n");
     let output = migrate().await.expect_code(0);
     assert_eq!(output.stdout, "schema `preheat` is up to date\n");
 

@@ -19,7 +19,7 @@ use super::postgres::settings;
 use crate::support;
 
 /// How many migrations there are.
-const MIGRATIONS: usize = 4;
+const MIGRATIONS: usize = 5;
 
 fn record(job: &str, minute: u32) -> RunRecord {
     let at = |second: u32| {
@@ -46,6 +46,7 @@ fn record(job: &str, minute: u32) -> RunRecord {
         version: "0.1.0".to_owned(),
         requested_by: None,
         shares: None,
+        fleet: None,
         parts: Vec::new(),
         all_tenants: Some(true),
     }
@@ -144,6 +145,16 @@ async fn keeps_parts(history: &dyn History) {
     let beside = history.beside(&records[2]).await.unwrap();
     assert_eq!(beside.earlier, Some(whole.id));
     assert_eq!(beside.later, Some(records[4].listed_id()));
+
+    // A part of another fleet's run that was due at the same moment is of another run.
+    let other = RunRecord { fleet: Some("green:".to_owned()), ..part(3, 2, "0-63") };
+    history.append(std::slice::from_ref(&other)).await.unwrap();
+    assert_eq!(history.get(other.id).await.unwrap().unwrap().fleet, other.fleet);
+    let recalled = history.recall(&[name("a")], 1).await.unwrap();
+    assert_eq!(recalled[0].fleet, other.fleet);
+    let beside = history.beside(&records[4]).await.unwrap();
+    assert_eq!(beside.later, Some(other.listed_id()));
+    assert_ne!(other.listed_id(), records[4].listed_id());
 }
 
 async fn conforms(history: &dyn History) {

@@ -243,6 +243,7 @@ async fn fleets_history(dice: &mut Dice) -> (MemoryHistory, Vec<RunRecord>) {
                 all_tenants: Some(true),
                 requested_by: None,
                 shares: (!dice.one_in(4)).then(|| Shares::from_bits(shares)),
+                fleet: None,
                 parts: Vec::new(),
             });
         }

@@ -116,7 +116,7 @@ async fn every_worker_tells_of_the_whole_fleet() {
     let bars = fleet.all_say(async |board| board.overview().await.jobs[0].runs.clone()).await;
     assert_eq!(bars.len(), 1);
     let name = JobName::parse("list").unwrap();
-    assert_eq!(bars[0].id, RunId::of_fleet(&name, Trigger::Schedule, start() + 10 * MINUTE));
+    assert_eq!(bars[0].id, RunId::of_fleet("", &name, Trigger::Schedule, start() + 10 * MINUTE));
     assert_eq!((bars[0].outcome, bars[0].keys), (Outcome::Partial, TENANTS as u64 - 1));
     fleet.members[1].world.on_read(|_| Ok(()));
     fleet.clock.advance(10 * MINUTE).await;
