@@ -90,8 +90,8 @@ impl Extent {
     }
 
     /// Whether a job is to run for a tenant (`None`: for a global job) if the cache lost this part. A value may be lost; or
-    /// moves of the fence, and then an old value of a late warmer may pass for a fresh one. `slot` tells the slot of a key. Keys with a date or with a column of the
-    /// query may be in any slot.
+    /// moves of the fence, and then an old value of a late warmer may pass for a fresh one. `slot` tells the slot of a key.
+    /// Keys with a date or with a column of the query may be in any slot.
     pub fn concerns(
         &self,
         job: &Job,

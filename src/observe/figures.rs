@@ -268,6 +268,13 @@ impl Figures {
         }
     }
 
+    /// The worker has nothing to compare for the job.
+    pub(super) fn forget_audit(&self, job: &JobName) {
+        let mut state = self.lock();
+        state.findings.remove(job);
+        state.audits.remove(job);
+    }
+
     pub(super) fn note_lags(&self, lags: &[Duration], at: DateTime<Utc>) {
         let mut state = self.lock();
         state.lags.extend(lags.iter().map(|lag| (at, *lag)));

@@ -34,6 +34,9 @@ pub(super) struct Summary {
     pub(super) address: String,
     pub(super) since: DateTime<Utc>,
     pub(super) shares: Shares,
+    /// Versions that do not say it leave it out.
+    #[serde(default)]
+    pub(super) lease_ends_at: Option<DateTime<Utc>>,
     pub(super) jobs: BTreeMap<String, OfJob>,
     /// How many of its tenants are not warm in some job.
     pub(super) tenants_not_warm: u64,
@@ -139,6 +142,9 @@ pub struct MemberView {
     pub shares: String,
     /// How many of the 64 shares these are.
     pub share_count: u32,
+    /// When its leases of these shares end unless it renews them, by its own clock; null if it leases none. It renews
+    /// them every two seconds.
+    pub lease_ends_at: Option<Moment>,
     /// Whether it is the member that answers.
     pub is_this: bool,
     /// How many of its tenants are not warm in some job.
@@ -172,6 +178,7 @@ impl MemberView {
             since: Moment(*since),
             shares: shares.to_string(),
             share_count: shares.len(),
+            lease_ends_at: member.lease_ends_at.filter(|_| !shares.is_empty()).map(Moment),
             is_this,
             tenants_not_warm: member.tenants_not_warm,
             running: running.map(|(job, _)| job.clone()).collect(),

@@ -146,6 +146,11 @@ impl Board {
             address,
             since: status.started_at,
             shares,
+            lease_ends_at: self
+                .runner
+                .ownership
+                .lease_left()
+                .map(|left| self.runner.clock.now() + left),
             jobs: status.jobs.iter().map(of_job).collect(),
             tenants_not_warm: self.runner.not_warm.tenants(),
             not_warm: self.own_not_warm(&first).await.tenants,

@@ -123,6 +123,11 @@ impl Ownership {
         self.lease.as_ref().is_some_and(Lease::is_over)
     }
 
+    /// How much longer its shares are leased, unless it renews the lease; `None` if it leases none.
+    pub fn lease_left(&self) -> Option<Duration> {
+        self.lease.as_ref().map(Lease::left).filter(|left| !left.is_zero())
+    }
+
     /// The shares are leased until then, by the monotonic clock.
     pub fn lasts(&self, until: Duration) {
         if let Some(lease) = &self.lease {
@@ -238,7 +243,12 @@ impl Ownership {
 
 impl Lease {
     fn is_over(&self) -> bool {
-        self.until.load(Ordering::SeqCst) <= milliseconds(self.clock.monotonic())
+        self.left().is_zero()
+    }
+
+    fn left(&self) -> Duration {
+        let now = milliseconds(self.clock.monotonic());
+        Duration::from_millis(self.until.load(Ordering::SeqCst).saturating_sub(now))
     }
 }
 

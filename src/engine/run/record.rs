@@ -141,12 +141,11 @@ impl Records {
             return runs;
         }
         let parts = self.parts(&due).await.unwrap_or_default();
-        let of_run = |run: &Arc<RunRecord>| {
-            let is_part_of_it = |part: &&RunRecord| part.listed_id() == run.listed_id();
-            whole::one(parts.iter().filter(is_part_of_it).cloned().collect()).map(Arc::new)
+        let whole = |run: Arc<RunRecord>| {
+            let of_run = parts.iter().filter(|part| part.listed_id() == run.listed_id());
+            whole::one(of_run.cloned().collect()).map_or(run, Arc::new)
         };
-        let whole = runs.iter().map(|run| of_run(run).filter(|_| is_part(run)));
-        whole.zip(&runs).map(|(whole, run)| whole.unwrap_or_else(|| Arc::clone(run))).collect()
+        runs.into_iter().map(whole).collect()
     }
 
     /// A fleet's run, by the records of its parts.

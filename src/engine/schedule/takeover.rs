@@ -20,6 +20,7 @@ use crate::domain::run::Trigger;
 use crate::domain::share::Shares;
 use crate::engine::run::RunSpec;
 use crate::engine::run::ownership::ShareNews;
+use crate::observe::event;
 
 impl Engine {
     /// Acts on shares that went and on shares that were taken.
@@ -32,7 +33,11 @@ impl Engine {
         }
         self.changed = true;
         for state in self.jobs.values_mut() {
-            state.note_shares(held.of_job(&state.job), changed);
+            let own = held.of_job(&state.job);
+            state.note_shares(own, changed);
+            if own.is_empty() {
+                event::AuditForgotten { job: &state.job.name }.emit(&self.metrics);
+            }
         }
         self.runner.not_warm.keep_shares(held, &self.metrics);
         self.taken.note(changed, taken);

@@ -602,6 +602,7 @@ pub(super) fn fleet() -> FleetView {
         since: before(7_200),
         shares: shares.to_owned(),
         share_count,
+        lease_ends_at: (share_count > 0).then(|| before(-8)),
         is_this: share_count == 0,
         tenants_not_warm: 21,
         running: if share_count == 0 { Vec::new() } else { vec!["products".to_owned()] },

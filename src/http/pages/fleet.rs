@@ -44,8 +44,16 @@ pub(super) fn body(fleet: &FleetView, context: Context<'_>) -> Markup {
 }
 
 fn table(members: &[MemberView], context: Context<'_>) -> Markup {
-    const COLUMNS: [&str; 7] =
-        ["Member", "Version", "Started", "Address", "Shares", "Tenants not warm", "Runs now"];
+    const COLUMNS: [&str; 8] = [
+        "Member",
+        "Version",
+        "Started",
+        "Address",
+        "Shares",
+        "Leases end",
+        "Tenants not warm",
+        "Runs now",
+    ];
     html! {
         table.cards aria-label="Members" {
             thead { tr { @for column in COLUMNS { th scope="col" { (column) } } } }
@@ -56,7 +64,7 @@ fn table(members: &[MemberView], context: Context<'_>) -> Markup {
 
 fn row(member: &MemberView, context: Context<'_>) -> Markup {
     let MemberView { id, replica, version, address, since, shares, share_count, .. } = member;
-    let MemberView { is_this, tenants_not_warm, running, .. } = member;
+    let MemberView { lease_ends_at, is_this, tenants_not_warm, running, .. } = member;
     html! {
         tr {
             th scope="row" title=(words::text(id)) {
@@ -69,6 +77,12 @@ fn row(member: &MemberView, context: Context<'_>) -> Markup {
             td data-label="Shares" {
                 @if *share_count == 0 { (words::state(Look::Idle, "stands by")) }
                 @else { (words::count(u64::from(*share_count))) div.note { (words::text(shares)) } }
+            }
+            td data-label="Leases end" {
+                @match lease_ends_at {
+                    Some(at) => { (context.moment(*at)) }
+                    None => { span.muted { "–" } }
+                }
             }
             td.number data-label="Tenants not warm" { (words::count(*tenants_not_warm)) }
             td.wide data-label="Runs now" {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use crate::domain::audit::{JobAudit, Kind};
+use crate::domain::job::JobName;
 use crate::observe::Metrics;
 use crate::observe::metric::{OfFindings, PerJob, unix_seconds};
 use crate::observe::news::News;
@@ -19,6 +20,15 @@ event! {
         metrics.news.tell(|| News::AuditFinished { audit: Arc::new(audit.without_findings()), at });
     };
     log log_audit(audit);
+}
+
+event! {
+    /// The worker has no tenants of a job any more, so that what the verifier found says nothing of its keys.
+    AuditForgotten<'a> { job: &'a JobName }
+    metrics |metrics| {
+        metrics.consistency.forget(job);
+        metrics.figures().forget_audit(job);
+    };
 }
 
 /// If no key was compared, the share stays as it was.

@@ -2,10 +2,12 @@
 //! takes, and stops for shares that go.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
+use preheat::audit::Verifier;
 use preheat::domain::fence::{Fence, GLOBAL, fence_key};
 use preheat::domain::job::{Job, JobName, Scope};
 use preheat::domain::run::{Outcome, RunFilter, RunRecord, Trigger};
@@ -456,6 +458,28 @@ async fn a_member_sweeps_its_own_tenants_and_asks_for_its_own_keys() {
     world.take(others);
     world.clock.advance(11 * MINUTE).await;
     assert!(world.value(&format!("list:{theirs}")).is_none());
+}
+
+#[tokio::test]
+async fn a_worker_that_loses_all_shares_of_a_job_forgets_what_the_verifier_found() {
+    let mut world = member(Shares::ALL, [job("list")]);
+    let name = JobName::parse("list").unwrap();
+    let verifier = Verifier::new(Arc::clone(&world.runner), MINUTE, NonZeroUsize::MIN);
+    let stops = world.stops.clone();
+    world.tasks.spawn(async move { verifier.run(stops).await });
+    world.warm("list").await;
+    world.clock.advance(2 * MINUTE).await;
+    let is_told = || {
+        let figures = world.metrics.figures();
+        let has_gauge = world.metrics.encode().contains("preheat_consistency_ratio{");
+        (has_gauge, figures.audits().contains_key(&name), figures.findings().contains_key(&name))
+    };
+    world.give_back(of_tenants(&["t1"]));
+    world.clock.advance(SECOND).await;
+    assert_eq!(is_told(), (true, true, true), "of the tenants that are left");
+    world.give_back(Shares::ALL);
+    world.clock.advance(SECOND).await;
+    assert_eq!(is_told(), (false, false, false));
 }
 
 #[tokio::test]

@@ -23,7 +23,8 @@ async fn two(shop: &Shop) -> [Running; 2] {
         eventually("it knows of both", LONG, async || {
             let fleet = worker.get("/api/v1/fleet").await.json();
             let members = fleet["members"].as_array().unwrap().clone();
-            let has_half = |member: &Value| member["share_count"] == 32;
+            let has_half =
+                |member: &Value| member["share_count"] == 32 && member["lease_ends_at"].is_string();
             fleet["vacant"].is_null() && members.len() == 2 && members.iter().all(has_half)
         })
         .await;

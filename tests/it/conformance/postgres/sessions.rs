@@ -31,7 +31,7 @@ async fn both_clients_live_with_one_connection_even_if_the_role_has_no_more() {
     let url = server.url("postgres").replace("user=postgres", "user=narrow");
     let database = Arc::new(Database::connect(one(&url)).await.unwrap());
     let source = source(Arc::clone(&database), NUMBERS);
-    assert_eq!(migrate(&database).await.unwrap(), 4);
+    assert_eq!(migrate(&database).await.unwrap(), 5);
     let history = PostgresHistory::new(Arc::clone(&database));
     let each = job(ONE_EACH, KEYS);
     for _ in 0..5 {
