@@ -333,8 +333,8 @@ impl Bench {
         let status = child.wait().unwrap();
         let after = self.server_cpu();
         if !status.success() {
-            let log = std::fs::read_to_string(self.folder.join("log")).unwrap();
-            panic!("{status}\n{log}");
+            let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+            panic!("{status}\n{}\n{}", read(self.folder.join("log")), read(self.report()));
         }
         Warm {
             wall,

@@ -28,9 +28,11 @@ use crate::domain::entry::Entry;
 use crate::domain::glob;
 use crate::domain::server_url::CacheUrl;
 use crate::domain::slots::Extent;
-use crate::engine::ports::{Cache, CacheError, CacheStats, Found, KeyResult, Size, Slice};
+use crate::engine::ports::{
+    Cache, CacheError, CacheErrorKind, CacheStats, Found, KeyResult, REGISTRY_KEY, Size, Slice,
+};
 
-use super::ConnectError;
+use super::{ConnectError, ConnectErrorKind};
 use reply::Reply;
 use route::Route;
 use server::{Commands, OnBreak, PIPELINE_COMMANDS, Role};
@@ -82,6 +84,18 @@ impl RedisCache {
     /// primary.
     pub async fn reach(&self) -> Result<(), ConnectError> {
         self.route.reach().await
+    }
+
+    /// Whether the server keeps keys: a Sentinel does not know the commands.
+    pub async fn has_keys(&self) -> Result<(), ConnectError> {
+        match self.exist(&[REGISTRY_KEY.to_owned()]).await {
+            Err(error) if error.kind == CacheErrorKind::Refused => {
+                let message = format!("`{}` is no cache: {error}", self.server());
+                Err(ConnectError { kind: ConnectErrorKind::Settings, message })
+            }
+            // Whether the user may ask is another question.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Checks the settings. The first command connects.
@@ -325,7 +339,6 @@ fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::ConnectErrorKind;
 
     #[test]
     fn a_url_that_is_none_is_an_error_that_does_not_quote_it() {

@@ -82,23 +82,16 @@ impl Server {
         self.values.server()
     }
 
-    /// Connects and sends two commands, to see whether the server is ready: a server that is still
-    /// loading its data accepts connections and refuses commands, and a Sentinel knows no keys.
+    /// Connects and sends one command, to see whether the server is ready: a server that is still
+    /// loading its data accepts connections and refuses commands.
     pub(super) async fn reach(&self) -> Result<(), ConnectError> {
         tokio::try_join!(self.values.check(), self.questions.check())?;
         let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
         let mut ping = Pipeline::new();
-        let mut get = redis::cmd("GET");
-        get.arg("preheat:tenants");
-        ping.ignore_errors().add_command(redis::cmd("PING")).add_command(get);
+        ping.ignore_errors().add_command(redis::cmd("PING"));
         let asked = self.send(Role::Questions, OnBreak::Resend, &ping).await;
         let replies = asked.map_err(|error| away(error.message))?;
-        if let Some(error) = errors(&replies).find(|error| reply::is_unknown(error)) {
-            let reason = reply::refused(error).message;
-            let message = format!("`{}` is no cache: {reason}", self.name());
-            return Err(ConnectError { kind: ConnectErrorKind::Settings, message });
-        }
-        // An ACL may deny this user the commands. That says nothing about the server.
+        // An ACL may deny this user the command. That says nothing about the server.
         let Some(error) = errors(&replies).find(|error| reply::is_not_ready(error)) else {
             return Ok(());
         };

@@ -315,7 +315,7 @@ async fn a_statement_timeout_and_the_history_work_behind_pgbouncer() {
     let error = read(&source, &sleep, &batch(&["1"]), &[]).await.unwrap_err();
     assert_eq!(error.kind, SourceErrorKind::Timeout, "{error}");
 
-    assert_eq!(migrate(&database).await.unwrap(), 4);
+    assert_eq!(migrate(&database).await.unwrap(), 5);
     assert_eq!(migrate(&database).await.unwrap(), 0);
     let history = PostgresHistory::new(database);
     assert_eq!(history.recent(None, 5).await.unwrap().len(), 0);

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use preheat::adapter::ConnectErrorKind;
 use preheat::adapter::redis::{CacheSettings, RedisCache};
+use preheat::adapter::{ConnectError, ConnectErrorKind};
 use preheat::engine::ports::{Cache, CacheErrorKind};
 use preheat_sandbox::{Redis, RedisOptions};
 
@@ -113,7 +113,8 @@ async fn what_keeps_the_primary_from_being_found_is_said_with_what_to_do() {
     assert_eq!(kind, ConnectErrorKind::Unreachable);
     insta::assert_snapshot!(masked(&message, &[&watching, &server]));
 
-    let (kind, message) = refused(&format!("redis://{}", address(&watching))).await;
+    let error = connect(&format!("redis://{}", address(&watching))).await.has_keys().await;
+    let ConnectError { kind, message } = error.unwrap_err();
     assert_eq!(kind, ConnectErrorKind::Settings);
     assert!(message.contains("if this is a Sentinel, write `redis+sentinel://"), "{message}");
 
