@@ -555,8 +555,8 @@ pub async fn connect_sheets(settings: &Settings) -> Result<Arc<dyn Sheets>, AppE
     Ok(Arc::new(cache))
 }
 
-/// Connects to the cache once, to see whether that works, and whether it can keep keys, and the leases of a fleet. Returns the address of the primary, if Sentinels name
-/// it.
+/// Connects to the cache once, to see whether that works, and whether the cache can keep keys and the leases of a fleet.
+/// Returns the address of the primary, if Sentinels name it.
 pub async fn try_cache(settings: &Settings) -> Result<Option<Arc<str>>, AppError> {
     let cache = RedisCache::connect(cache_settings(settings, settings.cache_url()?)).await?;
     cache.has_keys().await?;

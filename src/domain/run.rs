@@ -29,7 +29,8 @@ impl RunId {
     }
 
     /// The id of a fleet's run, which is the same on every replica: of the run of this job that was due, or requested, in
-    /// that millisecond. `fleet` tells fleets apart that keep one history; requests are told apart by their moments.
+    /// that millisecond. Several fleets may keep one history: the name `fleet` gives each of them its own ids for scheduled runs. A
+    /// requested run needs no name, since two fleets hardly ever get requests in the same millisecond.
     pub fn of_fleet(fleet: &str, job: &JobName, trigger: Trigger, due_at: DateTime<Utc>) -> Self {
         let millis = due_at.timestamp_millis();
         let fleet = match trigger {

@@ -31,6 +31,14 @@ impl Slots {
         self.0.iter().all(|word| *word == 0)
     }
 
+    /// Adds a slot.
+    pub fn insert(&mut self, slot: u16) {
+        let (word, bit) = place(slot);
+        if let Some(word) = self.0.get_mut(word) {
+            *word |= bit;
+        }
+    }
+
     /// Adds the slots of another set.
     pub fn add(&mut self, other: &Self) {
         self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
@@ -51,12 +59,7 @@ impl Default for Slots {
 impl FromIterator<u16> for Slots {
     fn from_iter<I: IntoIterator<Item = u16>>(slots: I) -> Self {
         let mut all = Self::default();
-        for slot in slots {
-            let (word, bit) = place(slot);
-            if let Some(word) = all.0.get_mut(word) {
-                *word |= bit;
-            }
-        }
+        slots.into_iter().for_each(|slot| all.insert(slot));
         all
     }
 }

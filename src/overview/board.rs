@@ -268,10 +268,10 @@ impl Board {
         Some(list.iter().filter(|tenant| part.has_tenant(tenant.id())).count() as u64)
     }
 
-    /// The shares that this worker does not hold, if it is a member of a fleet and has heard of the others.
-    fn held_by_others(&self) -> Shares {
-        let heard = self.fleet.as_ref().filter(|fleet| fleet.others().is_some());
-        heard.map_or(Shares::NONE, |fleet| Shares::ALL - fleet.me.ownership.held())
+    /// The shares that no member of the fleet holds; none if the worker is not a member, or has not heard of the others yet.
+    fn vacant(&self) -> Shares {
+        let others = self.fleet.as_ref().and_then(Fleet::others);
+        others.map_or(Shares::NONE, |others| fleet::vacant(self.runner.ownership.held(), &others))
     }
 
     async fn pending(&self, of: Vec<(JobName, Owner)>) -> Option<Pending> {
@@ -311,8 +311,7 @@ impl Board {
             not_warm: counts.into_iter().map(of_job).collect(),
             tenants_not_warm: runner.not_warm.tenants(),
             active: self.active(),
-            has_part: runner.ownership.fixed().is_some(),
-            vacant: self.held_by_others(),
+            vacant: self.vacant(),
             coverage,
             audits,
             usage: runner.cache_process.usage.at(runner.clock.monotonic()),
@@ -324,7 +323,7 @@ impl Board {
             cache_down: figures.down(Server::Cache),
             history_away: figures.history_away(),
             writes_refused: runner.cache_writes.are_refused(),
-            fleet: self.fleet_name(),
+            fleet: self.fleet_name().map(str::to_owned),
             elsewhere: BTreeMap::new(),
         };
         fleet::add(&mut facts, &self.others());

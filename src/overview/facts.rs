@@ -33,8 +33,6 @@ pub(super) struct Facts {
     pub(super) tenants_not_warm: u64,
     /// Active tenants, by the last tenant list; on a worker with a fixed part of them, those of its part.
     pub(super) active: Option<u64>,
-    /// Whether the worker has a fixed part of the tenants.
-    pub(super) has_part: bool,
     /// The shares that no member of the fleet holds.
     pub(super) vacant: Shares,
     pub(super) coverage: BTreeMap<JobName, Share>,
@@ -103,6 +101,11 @@ impl Deadlines {
 }
 
 impl Facts {
+    /// Whether the worker has a fixed part of the tenants.
+    pub(super) fn has_part(&self) -> bool {
+        self.fleet.is_none() && self.status.shares.is_some()
+    }
+
     pub(super) fn jobs(&self) -> impl Iterator<Item = &JobStatus> {
         self.status.jobs.values()
     }

@@ -153,14 +153,18 @@ pub struct MemberView {
     pub running: Vec<String>,
 }
 
+/// The shares that no member holds.
+pub(super) fn vacant(own: Shares, others: &[Summary]) -> Shares {
+    others.iter().fold(Shares::ALL - own, |vacant, member| vacant - member.shares)
+}
+
 impl FleetView {
     pub(super) fn of(enabled: bool, own: &Summary, others: &[Summary], now: DateTime<Utc>) -> Self {
         let mut members: Vec<MemberView> =
             others.iter().map(|member| MemberView::of(member, false)).collect();
         members.push(MemberView::of(own, true));
         members.sort_by(|one, other| (one.since, &one.id).cmp(&(other.since, &other.id)));
-        let held = others.iter().fold(own.shares, |held, member| held | member.shares);
-        let vacant = Shares::ALL - held;
+        let vacant = vacant(own.shares, others);
         let vacant = (enabled && !vacant.is_empty()).then(|| vacant.to_string());
         Self { enabled, as_of: Moment(now), members, vacant }
     }
@@ -189,7 +193,6 @@ impl MemberView {
 /// Adds what the other members say to the facts of this one.
 pub(super) fn add(facts: &mut Facts, others: &[Summary]) {
     for member in others {
-        facts.vacant = facts.vacant - member.shares;
         facts.tenants_not_warm += member.tenants_not_warm;
         for (job, of_job) in &member.jobs {
             let Ok(name) = JobName::parse(job) else { continue };

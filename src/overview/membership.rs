@@ -78,8 +78,8 @@ impl Board {
     }
 
     /// The name of the fleet, which may be empty; `None` if the worker is not a member of one.
-    pub(super) fn fleet_name(&self) -> Option<String> {
-        self.fleet.as_ref().map(|fleet| fleet.me.ownership.fleet_name().unwrap_or_default())
+    pub(super) fn fleet_name(&self) -> Option<&str> {
+        self.fleet.as_ref().map(|fleet| fleet.me.ownership.fleet_name())
     }
 
     /// Whether figures that all members would read alike come from this worker: those of the cache server, and the
@@ -95,11 +95,10 @@ impl Board {
 
     /// A run of the fleet that goes on, by its id in lists.
     pub fn run_under_way(&self, id: RunId) -> Option<ActiveRun> {
-        let name = self.fleet_name();
-        name.as_ref()?;
+        let name = Some(self.fleet_name()?);
         let (status, others) = (self.handle.status(), self.others());
         let own = status.jobs.values().filter_map(|job| {
-            let run = runs_now(name.as_deref(), job).filter(|run| run.id == id)?;
+            let run = runs_now(name, job).filter(|run| run.id == id)?;
             Some((job.job.name.clone(), run))
         });
         let jobs = others.iter().flat_map(|member| &member.jobs);
@@ -123,14 +122,13 @@ impl Board {
         let status = self.handle.status();
         let coverage = self.samples().0;
         let counts = self.runner.not_warm.counts();
-        let fleet_name = self.fleet_name();
         let of_job = |(name, status): (&JobName, &JobStatus)| {
             let Share { part, whole } = coverage.get(name).copied().unwrap_or_default();
             let job = OfJob {
                 coverage: (part, whole),
                 not_warm: counts.get(name).copied().unwrap_or_default(),
                 next_due_at: status.next_due_at,
-                running: runs_now(fleet_name.as_deref(), status),
+                running: runs_now(self.fleet_name(), status),
             };
             (name.to_string(), job)
         };
@@ -138,7 +136,9 @@ impl Board {
         let me = self.fleet.as_ref().map(|fleet| &fleet.me);
         let (id, address) =
             me.map(|me| (me.id.to_string(), me.address.clone())).unwrap_or_default();
-        let shares = self.runner.ownership.held();
+        let (ownership, now) = (&self.runner.ownership, self.runner.clock.now());
+        let (shares, lease_ends_at) =
+            (ownership.held(), ownership.lease_left().map(|left| now + left));
         Summary {
             id,
             replica: self.runner.replica.clone(),
@@ -146,11 +146,7 @@ impl Board {
             address,
             since: status.started_at,
             shares,
-            lease_ends_at: self
-                .runner
-                .ownership
-                .lease_left()
-                .map(|left| self.runner.clock.now() + left),
+            lease_ends_at,
             jobs: status.jobs.iter().map(of_job).collect(),
             tenants_not_warm: self.runner.not_warm.tenants(),
             not_warm: self.own_not_warm(&first).await.tenants,

@@ -54,7 +54,6 @@ pub(super) fn facts(jobs: &[&str]) -> Facts {
         not_warm: BTreeMap::new(),
         tenants_not_warm: 0,
         active: Some(5_000),
-        has_part: false,
         vacant: Shares::NONE,
         coverage: BTreeMap::new(),
         audits: BTreeMap::new(),

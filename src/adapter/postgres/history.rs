@@ -273,7 +273,8 @@ const FIND: &str = "select to_json(r)::text from preheat.runs r \
 /// condition on `all_tenants` is that of index `runs_over_all_tenants`.
 const RECALL: &str = "select json_build_object('id', id, 'job', job, 'trigger', trigger, \
      'outcome', outcome, 'due_at', due_at, 'started_at', started_at, 'finished_at', finished_at, \
-     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'shares', shares, 'fleet', fleet, 'report', \
+     'replica', replica, 'version', version, 'all_tenants', all_tenants, 'shares', shares, \
+     'fleet', fleet, 'report', \
      json_build_object('tenants', report -> 'tenants', 'keys', report -> 'keys', \
      'bytes', report -> 'bytes', 'queries', report -> 'queries', \
      'database_ms', coalesce(report -> 'database_ms', '0'), \

@@ -101,7 +101,10 @@ impl Runner {
             all_tenants: Some(spec.is_for_all()),
             requested_by: spec.requested_by.clone(),
             shares: spec.shares.map(|own| whole_job(spec.job.scope, own)),
-            fleet: spec.shares.and_then(|_| self.ownership.fleet_name()),
+            fleet: spec
+                .shares
+                .map(|_| self.ownership.fleet_name().to_owned())
+                .filter(|it| !it.is_empty()),
             parts: Vec::new(),
         }
     }

@@ -107,9 +107,9 @@ impl Ownership {
         Self { fleet: fleet.to_owned(), ..self }
     }
 
-    /// The name of the fleet, if it has one.
-    pub fn fleet_name(&self) -> Option<String> {
-        (!self.fleet.is_empty()).then(|| self.fleet.clone())
+    /// The name of the fleet; empty if it has none.
+    pub fn fleet_name(&self) -> &str {
+        &self.fleet
     }
 
     /// The shares that the worker holds at this moment. A process that was suspended for longer than its lease holds none when it

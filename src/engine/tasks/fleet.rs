@@ -69,7 +69,7 @@ pub struct FleetKeeper {
     giving_since: Duration,
     /// Whether the last beat failed; `None` before the first answer.
     is_away: Option<bool>,
-    stands_by: bool,
+    lacks_connections: bool,
 }
 
 impl FleetKeeper {
@@ -93,7 +93,7 @@ impl FleetKeeper {
             seen: watch::Sender::default(),
             giving_since: Duration::ZERO,
             is_away: None,
-            stands_by: false,
+            lacks_connections: false,
         }
     }
 
@@ -236,11 +236,11 @@ impl FleetKeeper {
         own.bound(most);
         // A member that has just joined has none for a moment.
         let settled = self.membership.view().member(self.membership.id());
-        let stands_by = most == 0 && settled.is_some_and(|me| me.age > ANSWER_WITHIN * 2);
-        if stands_by && !self.stands_by {
-            event::StandsBy { connections: bounds.fleet }.emit(&self.metrics);
+        let lacks_connections = most == 0 && settled.is_some_and(|me| me.age > ANSWER_WITHIN * 2);
+        if lacks_connections && !self.lacks_connections {
+            event::ConnectionsAwaited { connections: bounds.fleet }.emit(&self.metrics);
         }
-        self.stands_by = stands_by;
+        self.lacks_connections = lacks_connections;
     }
 
     /// Stops everything if the leases are over.

@@ -87,7 +87,7 @@ event! {
 
 event! {
     /// The connections to the database do not suffice for one more member.
-    StandsBy { connections: u32 }
+    ConnectionsAwaited { connections: u32 }
     log info!(
         connections,
         "waits for database connections: the fleet's {connections} are divided among older members"

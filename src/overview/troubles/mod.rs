@@ -517,7 +517,7 @@ fn all_is_well(facts: &Facts) -> Verdict {
         (true, Some(0)) => (Level::Info, "There are no active tenants.".to_owned()),
         (true, Some(1)) => (Level::Ok, "The only tenant is warm.".to_owned()),
         (true, Some(tenants)) => {
-            let of_part = if facts.has_part { " of this worker's part" } else { "" };
+            let of_part = if facts.has_part() { " of this worker's part" } else { "" };
             (Level::Ok, format!("All {} tenants{of_part} are warm.", count(tenants)))
         }
     };

@@ -84,7 +84,7 @@ fn audited(equal: u64) -> Audited {
 fn all_is_well_in_one_sentence() {
     let mut facts = facts(&["a", "b"]);
     assert_eq!(said(&facts), (Level::Ok, "All 5,000 tenants are warm.".to_owned()));
-    facts.has_part = true;
+    Arc::get_mut(&mut facts.status).unwrap().shares = Some(Shares::from_bits(0b11));
     assert_eq!(said(&facts).1, "All 5,000 tenants of this worker's part are warm.");
     facts.active = Some(1);
     assert_eq!(said(&facts).1, "The only tenant is warm.");

@@ -34,7 +34,7 @@ async fn a_job_of_once_a_day_is_warm_again_within_seconds() {
         assert_eq!(registered, 30, "the tenants are registered again");
     }
     assert_eq!(worker.runs("items").await.len(), 3, "each restart is one run");
-    worker.says("is another process than before").await;
+    worker.says("the cache server, or a node of it, is another process than before").await;
     assert!(!worker.stderr().contains("ERROR"), "{}", worker.stderr());
 }
 

@@ -94,12 +94,14 @@ impl SlotMap {
     }
 
     /// The slots of each primary.
-    pub(super) fn slots(&self) -> impl Iterator<Item = Slots> {
-        let of = move |number: usize| {
-            let is_its = move |slot: &u16| self.position_of(*slot) == Some(number);
-            (0..SLOTS).filter(is_its).collect()
-        };
-        (0..self.primaries.len()).map(of)
+    pub(super) fn slots(&self) -> Vec<Slots> {
+        let mut all = vec![Slots::default(); self.primaries.len()];
+        for slot in 0..SLOTS {
+            if let Some(slots) = self.position_of(slot).and_then(|position| all.get_mut(position)) {
+                slots.insert(slot);
+            }
+        }
+        all
     }
 
     /// The same map, but this slot belongs to that node.

@@ -80,13 +80,16 @@ mod tests {
         all.map(|(process, slots)| (process, slots.iter().copied().collect())).into()
     }
 
+    /// Asks, and records these processes as the answer.
+    fn noted(processes: &mut Processes, now: BTreeMap<u64, Slots>) -> u64 {
+        let question = processes.ask();
+        processes.answered(question, now)
+    }
+
     #[test]
     fn the_number_changes_when_a_process_with_slots_is_gone_and_not_when_one_joins_or_leaves() {
         let mut processes = Processes::default();
-        let mut note = |now| {
-            let question = processes.ask();
-            processes.answered(question, now)
-        };
+        let mut note = |now| noted(&mut processes, now);
         let first = note(with([(1, &[1]), (2, &[2]), (3, &[3])]));
         assert_eq!(note(with([(1, &[1]), (2, &[2]), (3, &[3])])), first);
         assert_eq!(note(with([(1, &[1]), (2, &[]), (3, &[3]), (4, &[2])])), first, "4 joined");
@@ -101,22 +104,15 @@ mod tests {
     #[test]
     fn only_the_slots_of_the_nodes_that_are_gone_are_lost() {
         let mut processes = Processes::default();
-        let mut note = |now| {
-            let question = processes.ask();
-            processes.answered(question, now)
-        };
-        let first = note(with([(1, &[1, 10]), (2, &[2]), (3, &[3])]));
-        // Slot 2 had moved to 3 since the last look.
-        let second = note(with([(1, &[1, 10]), (5, &[2, 3]), (2, &[])]));
-        let third = note(with([(6, &[1, 10]), (5, &[2, 3])]));
         let lost = |slots: &[u16]| Extent::Slots(Arc::new(slots.iter().copied().collect()));
+        let first = noted(&mut processes, with([(1, &[1, 10]), (2, &[2]), (3, &[3])]));
+        // Slot 2 had moved to 3 since the last look.
+        let second = noted(&mut processes, with([(1, &[1, 10]), (5, &[2, 3]), (2, &[])]));
+        assert_eq!(processes.lost_between(first, second), lost(&[2, 3]));
+        let third = noted(&mut processes, with([(6, &[1, 10]), (5, &[2, 3])]));
         assert_eq!(processes.lost_between(second, third), lost(&[1, 10]));
         assert_eq!(processes.lost_between(first, third), Extent::All, "two changes");
         assert_eq!(processes.lost_between(first, second), Extent::All, "of the past");
-        let mut processes = Processes::default();
-        let _first = processes.answered(1, with([(1, &[1]), (2, &[2]), (3, &[3])]));
-        let second = processes.answered(2, with([(1, &[1]), (5, &[2, 3]), (2, &[])]));
-        assert_eq!(processes.lost_between(second - 1, second), lost(&[2, 3]));
     }
 
     #[test]
@@ -125,10 +121,8 @@ mod tests {
         let [old, new] = [2, 3].map(|second| with([(1, &[1]), (second, &[2])]));
         let (first, late) = (processes.ask(), processes.ask());
         processes.answered(first, old.clone());
-        let question = processes.ask();
-        let number = processes.answered(question, new.clone());
+        let number = noted(&mut processes, new.clone());
         assert_eq!(processes.answered(late, old), number);
-        let question = processes.ask();
-        assert_eq!(processes.answered(question, new), number);
+        assert_eq!(noted(&mut processes, new), number);
     }
 }
