@@ -230,7 +230,8 @@ impl FeedSupervisor {
                 let log = Arc::clone(&source);
                 let is_logged = Arc::new(move || log.reads_log());
                 let runner = Arc::clone(&runner);
-                Arc::new(RelayedSource::new(source, Arc::clone(relay), runner, is_logged))
+                let (relay, column) = (Arc::clone(relay), self.tenant_column.clone());
+                Arc::new(RelayedSource::new(source, relay, runner, column, is_logged))
             }
         };
         Feeder::new(source, handle.clone(), runner, self.tenant_column.clone())

@@ -99,6 +99,9 @@ pub struct Change {
     /// TTL.
     #[serde(default, skip_serializing_if = "GoneValues::is_empty")]
     pub gone: GoneValues,
+    /// Whether the member of a fleet that read the change from the log has moved its fences.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_fenced: bool,
 }
 
 /// Values of columns that stand in shared keys.
@@ -107,7 +110,7 @@ pub type GoneValues = BTreeMap<String, Vec<String>>;
 impl Change {
     /// A change that takes no shared key from anybody.
     pub fn new(source: ChangeSourceId, tenants: Option<Vec<String>>) -> Self {
-        Self { source, tenants, gone: GoneValues::new() }
+        Self { source, tenants, gone: GoneValues::new(), is_fenced: false }
     }
 }
 
@@ -221,9 +224,13 @@ impl WatchedTables {
         Self { jobs, sources }
     }
 
-    /// Whether they are those of these very jobs.
-    pub fn are_of(&self, jobs: &Arc<Jobs>) -> bool {
-        Arc::ptr_eq(&self.jobs, jobs)
+    /// Makes them those of these jobs. Answers whether they were those of other jobs.
+    pub fn refresh(&mut self, jobs: Arc<Jobs>, tenant_column: &str) -> bool {
+        let are_others = !Arc::ptr_eq(&self.jobs, &jobs);
+        if are_others {
+            *self = Self::of(jobs, tenant_column);
+        }
+        are_others
     }
 
     /// The sources that an enabled job has.

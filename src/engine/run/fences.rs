@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::retry::Refusal;
 use super::runner::Runner;
+use crate::domain::change::TouchedTenants;
 use crate::domain::fence::{GLOBAL, fence_key};
 use crate::domain::job::Scope;
 use crate::domain::retry::backoff;
@@ -14,6 +15,8 @@ use crate::observe::event;
 
 /// How many fences one pipeline moves.
 const AT_ONCE: usize = 1_000;
+/// How many tenants' fences are collected; with more of them, all move.
+const MAX_GATHERED: usize = 10_000;
 /// The longest wait before another try: a change may be waiting for it.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,24 @@ pub(crate) enum Fences {
 impl Default for Fences {
     fn default() -> Self {
         Self::Some { global: false, tenants: BTreeSet::new() }
+    }
+}
+
+impl Fences {
+    /// Adds those of data that changed. `found` is how the change's tenants were found: `None` if it is unknown.
+    pub(crate) fn add(&mut self, found: Option<&TouchedTenants>, tenants: Option<&[String]>) {
+        let Self::Some { global, tenants: known } = self else { return };
+        match (found, tenants) {
+            (Some(TouchedTenants::Global), _) => *global = true,
+            (Some(TouchedTenants::Column(_) | TouchedTenants::Sql(_)), None) => *self = Self::All,
+            (Some(TouchedTenants::Column(_) | TouchedTenants::Sql(_)) | None, Some(more)) => {
+                known.extend(more.iter().map(TenantId::new));
+                if known.len() > MAX_GATHERED {
+                    *self = Self::All;
+                }
+            }
+            (None, None) => {}
+        }
     }
 }
 
@@ -87,5 +108,48 @@ impl Runner {
     pub(crate) async fn wait_to_retry(&self, retries: u32) {
         let wait = backoff(retries, self.clock.random()).min(LONGEST_WAIT);
         self.clock.sleep(wait).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
+        numbers.map(|number| number.to_string()).collect()
+    }
+
+    fn some(global: bool, tenants: std::ops::Range<usize>) -> Fences {
+        let tenants = ids(tenants).into_iter().map(TenantId::new).collect();
+        Fences::Some { global, tenants }
+    }
+
+    #[test]
+    fn changes_move_the_fences_of_the_tenants_that_they_name() {
+        let column = TouchedTenants::Column("tenant_id".to_owned());
+        let mut fences = Fences::default();
+        fences.add(Some(&column), Some(&ids(0..2)));
+        fences.add(Some(&column), Some(&ids(1..3)));
+        assert_eq!(fences, some(false, 0..3));
+        fences.add(Some(&TouchedTenants::Global), None);
+        assert_eq!(fences, some(true, 0..3));
+        fences.add(None, Some(&ids(3..4)));
+        fences.add(None, None);
+        assert_eq!(fences, some(true, 0..4), "of an unknown table");
+    }
+
+    #[test]
+    fn any_tenant_and_too_many_tenants_are_all() {
+        let column = TouchedTenants::Column("tenant_id".to_owned());
+        let any = [None].to_vec();
+        let many = [ids(0..MAX_GATHERED), ids(MAX_GATHERED..MAX_GATHERED + 1)].map(Some).to_vec();
+        for changes in [any, many] {
+            let mut fences = Fences::default();
+            for tenants in changes {
+                fences.add(Some(&column), tenants.as_deref());
+            }
+            fences.add(Some(&column), Some(&ids(1..2)));
+            assert_eq!(fences, Fences::All);
+        }
     }
 }

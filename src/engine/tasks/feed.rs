@@ -5,7 +5,8 @@
 //! engine warms the tenants again. While the feed is disconnected, any data may change unnoticed: each time
 //! the feed connects, all fences move, and every job with tables runs once.
 //!
-//! In a fleet, every member hears of all changes and keeps those of its own tenants. It may drop a change of a tenant
+//! In a fleet, every member hears of all changes and keeps those of its own tenants. Where one of them reads the log for
+//! all, the fences have moved before the others hear of a change ([`super::relay`]). A member may drop a change of a tenant
 //! whose share it takes a moment later: to take a share is to move its fences and to run for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -33,8 +34,7 @@ use crate::observe::event;
 /// Changes that arrive this soon after the first one are handled together with it: those of one transaction,
 /// and of transactions that commit at the same time.
 const COALESCE: Duration = Duration::from_millis(5);
-/// How many tenants' changes are collected for one job or for its fences; with more of them, all tenants
-/// count as changed.
+/// How many tenants' changes are collected for one job; with more of them, all tenants count as changed.
 const MAX_GATHERED: usize = 10_000;
 /// How many shared keys are collected for removal; further ones live until their TTL.
 const MAX_GONE: usize = 10_000;
@@ -194,23 +194,28 @@ impl Feeder {
         if held.is_empty() {
             return;
         }
-        let Change { source: id, mut tenants, gone } = change;
+        let Change { source: id, mut tenants, gone, is_fenced } = change;
         if let Some(ids) = &mut tenants {
             ids.retain(|id| held.has_tenant(id));
         }
         if let Some(source) = watched.tables.find(&id) {
             let ids = self.runner.source.id_class();
-            // A change does not say whose the gone keys were, so every member removes them, after it has moved the
-            // fences of its own tenants.
+            // A change does not say whose the gone keys were, so every member removes them, after the fences of its own
+            // tenants have moved.
             gathered.remove(watched.tables.gone_keys(source, &gone, ids));
-            gathered.add(source, tenants, held);
+            let concerned = gathered.add(source, tenants.as_deref(), held);
+            if concerned && !is_fenced {
+                gathered.fences.add(Some(&source.tenants), tenants.as_deref());
+            }
             return;
         }
         // The trigger matches no present job. Moving one fence too many does no harm.
         if watched.is_news(&id) {
             event::ChangeUnknown { source: id.as_str() }.emit(&self.runner.metrics);
         }
-        gathered.move_fences_of(tenants.into_iter().flatten().map(TenantId::new));
+        if !is_fenced {
+            gathered.fences.add(None, tenants.as_deref());
+        }
     }
 
     /// Reports that any data may have changed while the feed was not connected; moves all fences first,
@@ -296,9 +301,7 @@ struct WatchedNow {
 
 impl WatchedNow {
     fn refresh(&mut self, runner: &Runner, tenant_column: &str) {
-        let jobs = runner.jobs.get();
-        if !self.tables.are_of(&jobs) {
-            self.tables = WatchedTables::of(jobs, tenant_column);
+        if self.tables.refresh(runner.jobs.get(), tenant_column) {
             self.unknown.clear();
         }
     }
@@ -344,32 +347,23 @@ impl Gathered {
         }
     }
 
-    /// Adds a change of one of the tables that jobs watch, for a worker that holds these shares.
-    fn add(&mut self, source: &ChangeSource, tenants: Option<Vec<String>>, held: Shares) {
+    /// Adds a change of one of the tables that jobs watch, for a worker that holds these shares. Answers whether it
+    /// concerns the worker.
+    fn add(&mut self, source: &ChangeSource, tenants: Option<&[String]>, held: Shares) -> bool {
         let is_global = source.tenants == TouchedTenants::Global;
         let is_own = |job: &&JobName| !is_global || held.has(Share::of_job(job));
         let jobs: Vec<&JobName> = source.jobs.iter().filter(is_own).collect();
-        if jobs.is_empty() || tenants.as_ref().is_some_and(Vec::is_empty) {
-            return;
+        if jobs.is_empty() || tenants.is_some_and(<[String]>::is_empty) {
+            return false;
         }
-        let tenants = tenants.map(|ids| ids.iter().map(TenantId::new).collect::<BTreeSet<_>>());
-        let touched = match (&source.tenants, tenants) {
-            (TouchedTenants::Global, _) => {
-                self.move_global();
-                Touched::All
-            }
-            (TouchedTenants::Column(_) | TouchedTenants::Sql(_), None) => {
-                self.fences = Fences::All;
-                Touched::All
-            }
-            (TouchedTenants::Column(_) | TouchedTenants::Sql(_), Some(tenants)) => {
-                self.move_fences_of(tenants.iter().cloned());
-                Touched::Tenants(tenants)
-            }
+        let touched = match tenants {
+            Some(ids) if !is_global => Touched::Tenants(ids.iter().map(TenantId::new).collect()),
+            Some(_) | None => Touched::All,
         };
         for job in jobs {
             self.touch(job, &touched);
         }
+        true
     }
 
     fn touch(&mut self, job: &JobName, touched: &Touched) {
@@ -382,25 +376,6 @@ impl Gathered {
                 tenants.extend(more.iter().cloned());
                 if tenants.len() > MAX_GATHERED {
                     *known = Touched::All;
-                }
-            }
-        }
-    }
-
-    fn move_global(&mut self) {
-        match &mut self.fences {
-            Fences::All | Fences::Of(_) => {}
-            Fences::Some { global, .. } => *global = true,
-        }
-    }
-
-    fn move_fences_of(&mut self, more: impl IntoIterator<Item = TenantId>) {
-        match &mut self.fences {
-            Fences::All | Fences::Of(_) => {}
-            Fences::Some { tenants, .. } => {
-                tenants.extend(more);
-                if tenants.len() > MAX_GATHERED {
-                    self.fences = Fences::All;
                 }
             }
         }
@@ -430,18 +405,16 @@ mod tests {
         let column = source(TouchedTenants::Column("tenant_id".to_owned()));
         let mut gathered = Gathered::default();
         assert!(gathered.is_empty());
-        gathered.add(&column, Some(ids(0..2)), Shares::ALL);
-        gathered.add(&column, Some(ids(1..3)), Shares::ALL);
-        assert_eq!(gathered.fences, Fences::Some { global: false, tenants: tenants(0..3) });
+        assert!(gathered.add(&column, Some(&ids(0..2)), Shares::ALL));
+        assert!(gathered.add(&column, Some(&ids(1..3)), Shares::ALL));
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::Tenants(tenants(0..3))));
         assert_eq!(gathered.jobs.len(), 2);
     }
 
     #[test]
-    fn a_global_change_moves_the_global_fence_alone() {
+    fn a_global_change_is_of_all_tenants() {
         let mut gathered = Gathered::default();
-        gathered.add(&source(TouchedTenants::Global), None, Shares::ALL);
-        assert_eq!(gathered.fences, Fences::Some { global: true, tenants: BTreeSet::new() });
+        assert!(gathered.add(&source(TouchedTenants::Global), None, Shares::ALL));
         assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
     }
 
@@ -454,7 +427,7 @@ mod tests {
         assert_eq!(gathered.jobs.keys().map(JobName::as_str).collect::<Vec<_>>(), ["b"]);
         let mut gathered = Gathered::default();
         let others = Shares::ALL - shares[0].into() - shares[1].into();
-        gathered.add(&source(TouchedTenants::Global), None, others);
+        assert!(!gathered.add(&source(TouchedTenants::Global), None, others));
         assert!(gathered.is_empty());
     }
 
@@ -462,8 +435,8 @@ mod tests {
     fn keys_that_are_gone_are_gathered_up_to_a_bound() {
         let mut gathered = Gathered::default();
         let column = source(TouchedTenants::Column("tenant_id".to_owned()));
-        gathered.add(&column, Some(Vec::new()), Shares::ALL);
-        assert!(gathered.is_empty(), "it is a change of nobody");
+        assert!(!gathered.add(&column, Some(&[]), Shares::ALL), "it is a change of nobody");
+        assert!(gathered.is_empty());
         gathered.remove(ids(0..3));
         assert!(!gathered.is_empty());
         gathered.remove(ids(0..MAX_GONE + 7));
@@ -477,12 +450,11 @@ mod tests {
         let many = [ids(0..MAX_GATHERED), ids(MAX_GATHERED..MAX_GATHERED + 1)].map(Some).to_vec();
         for changes in [vec![None], many] {
             let mut gathered = Gathered::default();
-            gathered.add(&column, Some(ids(0..1)), Shares::ALL);
+            gathered.add(&column, Some(&ids(0..1)), Shares::ALL);
             for tenants in changes {
-                gathered.add(&column, tenants, Shares::ALL);
+                gathered.add(&column, tenants.as_deref(), Shares::ALL);
             }
-            gathered.add(&column, Some(ids(1..2)), Shares::ALL);
-            assert_eq!(gathered.fences, Fences::All);
+            gathered.add(&column, Some(&ids(1..2)), Shares::ALL);
             assert!(gathered.jobs.values().all(|touched| *touched == Touched::All));
         }
     }

@@ -1,8 +1,11 @@
-//! The write-ahead log in a fleet: the holder of [`Share::FIRST`] reads it and passes the changes on, and the other members
-//! take them from there. One replication slot serves all.
+//! The write-ahead log in a fleet: the holder of [`Share::FIRST`] reads it, moves the fences, and passes the changes on, and
+//! the other members take them from there. One replication slot serves all.
 //!
-//! Each member then treats a change as it would treat one that it had heard by itself: it moves the fences of its own
-//! tenants and warms them. A member that may have missed changes has a gap: its feed ends and connects again, which counts
+//! The reader moves the fences of all tenants that changed, also of those whose share nobody holds. Each member then warms
+//! its own tenants. It moves their fences itself if the reader's job files do not know the table, as they may while a
+//! deploy replaces the members one by one.
+//!
+//! A member that may have missed changes has a gap: its feed ends and connects again, which counts
 //! as a change of everything. A gap comes when another member begins to read the log, when the relay drops entries that the
 //! member has not read, and when the cache is restarted.
 
@@ -12,11 +15,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::domain::change::Change;
+use crate::domain::change::{Change, WatchedTables};
 use crate::domain::random;
 use crate::domain::share::{Share, Shares};
 use crate::engine::ports::{CacheError, Clock, Feed, FeedError, FeedSource, Passed, Relay};
 use crate::engine::run::Runner;
+use crate::engine::run::fences::Fences;
 
 /// How often a member looks for changes that were passed on.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -26,6 +30,7 @@ pub struct RelayedSource {
     inner: Arc<dyn FeedSource>,
     relay: Arc<dyn Relay>,
     runner: Arc<Runner>,
+    tenant_column: String,
     is_logged: IsLogged,
 }
 
@@ -33,21 +38,32 @@ pub struct RelayedSource {
 pub type IsLogged = Arc<dyn Fn() -> bool + Send + Sync>;
 
 impl RelayedSource {
-    /// Changes come from `inner` where this member reads them itself, and else from the relay.
+    /// Changes come from `inner` where this member reads them itself, and else from the relay. `tenant_column` is the name
+    /// of the column with the tenant's id, for tables whose job names none.
     pub fn new(
         inner: Arc<dyn FeedSource>,
         relay: Arc<dyn Relay>,
         runner: Arc<Runner>,
+        tenant_column: String,
         is_logged: IsLogged,
     ) -> Self {
-        Self { inner, relay, runner, is_logged }
+        Self { inner, relay, runner, tenant_column, is_logged }
     }
 
     async fn read(&self, shares: watch::Receiver<Shares>) -> Result<Box<dyn Feed>, FeedError> {
         let feed = self.inner.connect().await?;
         let reader = random::bits(self.runner.clock.random());
-        let relay = Arc::clone(&self.relay);
-        let mut reading = Reading { feed, relay, shares, reader, passed: 0, unpassed: Vec::new() };
+        let mut reading = Reading {
+            feed,
+            relay: Arc::clone(&self.relay),
+            runner: Arc::clone(&self.runner),
+            watched: WatchedTables::default(),
+            tenant_column: self.tenant_column.clone(),
+            shares,
+            reader,
+            passed: 0,
+            unpassed: Vec::new(),
+        };
         // The others connect again: nobody has read the log for a while.
         reading.pass().await?;
         Ok(Box::new(reading))
@@ -92,6 +108,10 @@ async fn until_first(shares: &mut watch::Receiver<Shares>, wanted: bool) {
 struct Reading {
     feed: Box<dyn Feed>,
     relay: Arc<dyn Relay>,
+    runner: Arc<Runner>,
+    /// The tables that its jobs watch.
+    watched: WatchedTables,
+    tenant_column: String,
     shares: watch::Receiver<Shares>,
     /// Its number.
     reader: u64,
@@ -102,6 +122,26 @@ struct Reading {
 }
 
 impl Reading {
+    /// Moves the fences for what was read, whoever holds the tenants' shares.
+    async fn move_fences(&mut self) -> Result<(), FeedError> {
+        self.watched.refresh(self.runner.jobs.get(), &self.tenant_column);
+        let (mut fences, mut listed) = (Fences::default(), Vec::new());
+        for change in self.unpassed.iter_mut().filter(|change| !change.is_fenced) {
+            let found = self.watched.find(&change.source).map(|source| &source.tenants);
+            fences.add(found, change.tenants.as_deref());
+            // Of an unknown table, a change that does not say whose it is may be any tenant's or a global job's.
+            if found.is_some() || change.tenants.is_some() {
+                listed.push(change);
+            }
+        }
+        let fences = if fences == Fences::All { Fences::Of(Shares::ALL) } else { fences };
+        self.runner.try_to_move(&fences).await.map_err(|refusal| FeedError(refusal.message))?;
+        for change in listed {
+            change.is_fenced = true;
+        }
+        Ok(())
+    }
+
     /// Passes on what was read. If that is given up halfway, the same entry is passed on again.
     async fn pass(&mut self) -> Result<Vec<Change>, FeedError> {
         let (reader, number) = (self.reader, self.passed);
@@ -115,6 +155,7 @@ impl Reading {
         if self.unpassed.is_empty() {
             self.unpassed = self.feed.next().await?;
         }
+        self.move_fences().await?;
         self.pass().await
     }
 }

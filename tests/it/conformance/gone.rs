@@ -36,7 +36,7 @@ async fn gone(watch: &mut Watch, sql: &str) -> Vec<String> {
     let mut tenants = false;
     let mut gone = Vec::new();
     for change in told {
-        let Change { source, tenants: of_change, gone: mut values } = change;
+        let Change { source, tenants: of_change, gone: mut values, is_fenced: _ } = change;
         assert_eq!(source, watch.sources[0].id);
         if values.is_empty() {
             tenants = true;

@@ -29,7 +29,10 @@ pub(crate) async fn conforms(relay: &dyn Relay) {
         entry(
             u64::MAX >> 11,
             1,
-            vec![Change::new(source(), Some(ids)), Change::new(source(), None)],
+            vec![
+                Change { is_fenced: true, ..Change::new(source(), Some(ids)) },
+                Change::new(source(), None),
+            ],
         ),
         entry(7, 0, vec![Change { gone, ..Change::new(source(), Some(Vec::new())) }]),
     ];

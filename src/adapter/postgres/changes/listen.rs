@@ -304,7 +304,7 @@ impl PostgresFeed {
         if let Some(code) = &payload.error {
             (self.ears.trouble)(&source, code);
         }
-        vec![Change { source, tenants: payload.tenants, gone: payload.gone }]
+        vec![Change { gone: payload.gone, ..Change::new(source, payload.tenants) }]
     }
 }
 

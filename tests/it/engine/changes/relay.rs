@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use preheat::domain::fence::{Fence, GLOBAL, fence_key};
+use preheat::domain::job::{Job, JobName, Scope};
 use preheat::domain::run::{Outcome, Trigger};
 use preheat::domain::share::{Share, Shares};
 use preheat::engine::ports::{Cache, FeedSource, Ledger};
@@ -9,7 +11,7 @@ use preheat::engine::run::ownership::Ownership;
 use preheat::engine::tasks::relay::RelayedSource;
 
 use super::{Fed, Notifier, watching};
-use crate::engine::{SECOND, Setup, tenants};
+use crate::engine::{SECOND, Setup, key, tenants};
 use crate::support::memory::MemoryRelay;
 
 /// Two members that hold half of the shares each; the first one has the first share.
@@ -32,9 +34,14 @@ fn tenant(first: bool) -> String {
 
 impl Fleet {
     async fn start() -> Self {
+        Self::of([watching("list")], [watching("list")]).await
+    }
+
+    /// Members with these jobs: the reader's, and the follower's.
+    async fn of<const N: usize, const M: usize>(reader: [Job; N], follower: [Job; M]) -> Self {
         let (log, relay) = (Arc::<Notifier>::default(), MemoryRelay::default());
-        let setup = || Setup::new([watching("list")], tenants(20));
-        let first = Setup { ownership: Ownership::of(half(true)), ..setup() };
+        let ownership = Ownership::of(half(true));
+        let first = Setup { ownership, ..Setup::new(reader, tenants(20)) };
         let clock = first.clock.clone();
         let reader = Self::member(first, &log, &relay).await;
         let second = Setup {
@@ -42,7 +49,7 @@ impl Fleet {
             cache: Some(Arc::clone(&reader.cache) as Arc<dyn Cache>),
             ledger: Some(Arc::clone(&reader.cache) as Arc<dyn Ledger>),
             ownership: Ownership::of(half(false)),
-            ..setup()
+            ..Setup::new(follower, tenants(20))
         };
         let follower = Self::member(second, &log, &relay).await;
         let fleet = Self { reader, follower, log, relay };
@@ -54,7 +61,8 @@ impl Fleet {
         let (inner, relay) = (Arc::clone(log), Arc::new(relay.clone()));
         Fed::begin_with(setup, Arc::clone(log), |world| {
             let runner = Arc::clone(&world.runner);
-            Arc::new(RelayedSource::new(inner, relay, runner, Arc::new(|| true)))
+            let column = "tenant_id".to_owned();
+            Arc::new(RelayedSource::new(inner, relay, runner, column, Arc::new(|| true)))
                 as Arc<dyn FeedSource>
         })
         .await
@@ -75,6 +83,19 @@ impl Fleet {
         self.reader.tell("list", &[&tenant(true), &tenant(false)]);
     }
 
+    /// The number of a fence that is there.
+    async fn fence(&self, key: &str) -> i64 {
+        match self.reader.fence(key).await {
+            Fence::At(number) => number,
+            Fence::Missing => panic!("there is no fence `{key}`"),
+        }
+    }
+
+    /// The numbers of the fences of the two tenants.
+    async fn fences(&self) -> [i64; 2] {
+        [self.fence(&fence_key(&tenant(true))).await, self.fence(&fence_key(&tenant(false))).await]
+    }
+
     fn holds(&self, version: u32) -> bool {
         let is =
             |first| self.reader.is(&format!("list:{}", tenant(first)), &format!("[{version}]"));
@@ -93,6 +114,61 @@ async fn one_member_reads_the_log_and_each_warms_its_own() {
     assert!(fleet.holds(2));
     assert_eq!(fleet.reader.reads()[read[0]..], [[tenant(true)]]);
     assert_eq!(fleet.follower.reads()[read[1]..], [[tenant(false)]]);
+}
+
+#[tokio::test]
+async fn hazard_01_the_reader_moves_the_fences_of_tenants_whose_share_nobody_holds() {
+    let fleet = Fleet::start().await;
+    fleet.follower.runner.ownership.give_back(half(false));
+    fleet.rest().await;
+    let (before, read) = (fleet.fences().await, fleet.follower.reads().len());
+    fleet.tell();
+    fleet.rest().await;
+    assert_eq!(fleet.fences().await, before.map(|number| number + 1), "each moves once");
+    assert_eq!(fleet.follower.reads().len(), read);
+}
+
+#[tokio::test]
+async fn the_reader_moves_the_fences_before_it_passes_the_change_on() {
+    let fleet = Fleet::start().await;
+    let before = fleet.fences().await;
+    fleet.relay.set_away(true);
+    fleet.tell();
+    fleet.reader.clock.advance(SECOND / 100).await;
+    assert_eq!(fleet.fences().await, before.map(|number| number + 1));
+    fleet.reader.tell_all("list", None);
+    fleet.relay.set_away(false);
+    fleet.reader.clock.advance(20 * SECOND).await;
+    let before = fleet.fences().await;
+    fleet.reader.tell_all("list", None);
+    fleet.rest().await;
+    assert_eq!(fleet.fences().await, before.map(|number| number + 1), "any tenant is each tenant");
+}
+
+#[tokio::test]
+async fn the_reader_moves_the_global_fence_for_a_job_that_another_member_holds() {
+    let global = |name: &str| Job { scope: Scope::Global, keys: vec![key(name)], ..watching(name) };
+    let is_followed = |name: &&str| half(false).has(Share::of_job(&JobName::parse(name).unwrap()));
+    let name = ["a", "b", "c", "d"].into_iter().find(is_followed).unwrap();
+    let fleet = Fleet::of([global(name)], [global(name)]).await;
+    let (before, runs) = (fleet.fence(GLOBAL).await, fleet.follower.change_runs(name, "ok"));
+    fleet.reader.tell_all(name, None);
+    fleet.rest().await;
+    assert_eq!(fleet.fence(GLOBAL).await, before + 1);
+    assert_eq!(fleet.follower.change_runs(name, "ok"), runs + 1);
+}
+
+#[tokio::test]
+async fn a_member_moves_its_own_fences_for_a_table_that_the_reader_does_not_know() {
+    let fleet = Fleet::of([watching("list")], [watching("list"), watching("new")]).await;
+    let (before, runs) = (fleet.fences().await, fleet.follower.change_runs("new", "ok"));
+    fleet.follower.tell_all("new", None);
+    fleet.reader.clock.advance(20 * SECOND).await;
+    assert_eq!(fleet.fences().await, [before[0], before[1] + 1]);
+    assert_eq!(fleet.follower.change_runs("new", "ok"), runs + 1);
+    fleet.follower.tell("new", &[&tenant(true), &tenant(false)]);
+    fleet.rest().await;
+    assert_eq!(fleet.fences().await, [before[0] + 1, before[1] + 2], "they say whose they are");
 }
 
 #[tokio::test]
