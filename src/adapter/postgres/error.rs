@@ -96,6 +96,8 @@ pub(super) fn is_tls(error: &sqlx::Error) -> bool {
 pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
     const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
          `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
+    const VERSION: &str = "it has version 1, which `openssl x509 -req` makes where no `-extfile` gives it extensions, and version 3 is needed: \
+         have it signed again, with extensions";
     if let Some(Refusal { code, message, .. }) = database(error) {
         let wants_tls = code == "28000" && message.contains("no encryption");
         return wants_tls.then_some("the server wants TLS: write `sslmode=require` in the URL");
@@ -108,7 +110,13 @@ pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
             "the server has no TLS: write `sslmode=prefer` or `sslmode=disable` in the URL",
         );
     }
-    Some(CERTIFICATE)
+    let text = error.to_string();
+    let is_our_own = text.contains("`sslcert`") || text.contains("`sslkey`");
+    match (is_our_own, text.contains("UnsupportedCertVersion")) {
+        (true, true) => Some(VERSION),
+        (true, false) => None,
+        (false, _) => Some(CERTIFICATE),
+    }
 }
 
 /// The error as text for people. Of a server's error it contains the parts that help and hold no

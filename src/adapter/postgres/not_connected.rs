@@ -41,19 +41,20 @@ impl NotConnected {
     pub(super) fn replicating(server: &str, error: &sqlx::Error) -> Self {
         let kind = Self::kind(error::code(error), error::is_tls(error));
         let hint = match error::code(error) {
-            Some("42501") => {
-                "; hint: messages through the write-ahead log need a role with REPLICATION \
+            Some("42501") => Some(
+                "messages through the write-ahead log need a role with REPLICATION \
                  (`alter role … replication`), which may read the whole cluster; \
-                 `preheat changes install --via notify` needs no right"
-            }
-            Some("53300") => "; hint: every worker takes one WAL sender: raise `max_wal_senders`",
-            Some("08P01" | "0A000") => {
-                "; hint: a pooler does not pass on replication connections: set `[changes] url` to \
-                 the server's own address"
-            }
-            _ => "",
+                 `preheat changes install --via notify` needs no right",
+            ),
+            Some("53300") => Some("every worker takes one WAL sender: raise `max_wal_senders`"),
+            Some("08P01" | "0A000") => Some(
+                "a pooler does not pass on replication connections: set `[changes] url` to \
+                 the server's own address",
+            ),
+            _ => error::connect_hint(error),
         };
-        Self::because(server, kind, &(error::words(error) + hint))
+        let hint = hint.map(|hint| format!("; hint: {hint}")).unwrap_or_default();
+        Self::because(server, kind, &(error::words(error) + &hint))
     }
 
     pub(super) fn because(server: &str, kind: ConnectErrorKind, reason: &str) -> Self {

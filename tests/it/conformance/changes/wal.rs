@@ -1,11 +1,12 @@
 //! Messages of triggers that travel through the write-ahead log.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use preheat::adapter::postgres::{self, ChangesError, Database, Ways, look, uninstall};
 use preheat::domain::change::{Change, Via};
-use preheat::engine::ports::{Feed, FeedError, FeedSource};
+use preheat::engine::ports::{Feed, FeedError, FeedSource, Source};
 use preheat_sandbox::{Postgres, PostgresOptions};
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::conformance::certificates::Certificates;
 use crate::conformance::pgbouncer::Bouncer;
-use crate::conformance::postgres::settings;
+use crate::conformance::postgres::{settings, source};
 use crate::support::{self, LONG, eventually, own_logical_postgres};
 
 /// How many slots and how many sessions that stream a database has.
@@ -309,6 +310,36 @@ async fn a_worker_for_which_there_is_no_slot_says_so_and_a_server_that_stops_wai
     assert!(message.starts_with("lost the connection that listens"), "{message}");
 }
 
+#[tokio::test]
+async fn a_worker_for_which_there_is_no_wal_sender_says_so() {
+    let server = own_logical_postgres(&[("max_wal_senders", "1")]);
+    let url = server.url("postgres");
+    let database = watched_on(&server, &url).await;
+    let source = feed_source(Via::Wal, &database, None);
+    let mut feed = source.connect().await.unwrap();
+    let said = refused(&url, None).await;
+    assert!(said.contains("exceeds max_wal_senders"), "{said}");
+    assert!(said.contains("hint: every worker takes one WAL sender: raise"), "{said}");
+    hears(&mut feed, &url).await;
+    drop(feed);
+    eventually("the other one's turn has come", LONG, async || source.connect().await.is_ok())
+        .await;
+}
+
+#[tokio::test]
+async fn the_log_of_a_standby_is_not_read_in_place_of_its_primarys() {
+    let server = own_logical_postgres(&[("hot_standby", "on")]);
+    let url = server.url("postgres");
+    watched_on(&server, &url).await.close().await;
+    let signal = server.socket().with_file_name("data").join("standby.signal");
+    std::fs::write(&signal, "").unwrap();
+    std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
+    server.restart().unwrap();
+    let said = refused(&url, None).await;
+    assert!(said.contains("it is a standby, where no trigger fires"), "{said}");
+    assert!(said.contains("set `[changes] url` to the address of the primary"), "{said}");
+}
+
 /// A server with TLS, and a role for each kind of login, named after it, with the password `it's: secret/@ä`.
 async fn server_with_logins(certificates: &Certificates) -> Postgres {
     let logical = [("wal_level", "logical"), ("max_wal_senders", "9")];
@@ -391,6 +422,53 @@ async fn a_replication_session_logs_in_and_is_protected_as_the_url_says() {
         let Err(FeedError(message)) = connect(&bad).await else { panic!("{bad}") };
         assert!(message.contains(said), "{message}");
         assert!(!message.contains("secret") && !message.contains("other%"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn every_session_shows_the_certificate_that_the_url_names() {
+    let certificates = Certificates::new();
+    let client = certificates.client("certified");
+    let logical = [("wal_level", "logical"), ("max_wal_senders", "9")];
+    let ca = certificates.ca().display().to_string();
+    let settings_of = logical.iter().copied().chain([("ssl_ca_file", ca.as_str())]);
+    let server = Postgres::start(&PostgresOptions {
+        tcp: true,
+        tls: Some(certificates.server()),
+        settings: settings_of.map(|(name, value)| (name.into(), value.into())).collect(),
+        access: vec!["hostssl all certified all cert".to_owned()],
+        ..PostgresOptions::default()
+    });
+    let server = server.unwrap();
+    watched_on(&server, &server.url("postgres")).await.close().await;
+    let create = "create role certified login replication superuser";
+    server.execute("postgres", create).await.unwrap();
+    let port = server.tcp_port().unwrap();
+    let bare = format!(
+        "postgres://certified@localhost:{port}/postgres?sslmode=verify-full&sslrootcert={ca}"
+    );
+    let (certificate, key) = (client.certificate.display(), client.key.display());
+    let shown = format!("{bare}&sslcert={certificate}&sslkey={key}");
+
+    let database = Arc::new(Database::connect(settings(&shown)).await.unwrap());
+    let tenants = source(Arc::clone(&database), "select current_user::text").tenants().await;
+    assert_eq!(tenants.unwrap().get(0).unwrap().id(), "certified");
+    let mut feed = feed_source(Via::Wal, &database, None).connect().await.unwrap();
+    hears(&mut feed, &server.url("postgres")).await;
+
+    let main = Arc::new(Database::connect(settings(&server.url("postgres"))).await.unwrap());
+    let refused = async |url: &str| {
+        let listening = feed_source(Via::Wal, &main, Some(settings(url))).connect().await;
+        let connecting = Database::connect(settings(url)).await;
+        [connecting.err().unwrap().message, listening.err().unwrap().to_string()]
+    };
+    for said in refused(&bare).await {
+        assert!(said.contains("connection requires a valid client certificate"), "{said}");
+    }
+    certificates.old_client("certified");
+    for said in refused(&shown).await {
+        assert!(said.contains("cannot use the certificate of `sslcert`"), "{said}");
+        assert!(said.contains("hint: it has version 1") && !said.contains("verify-ca"), "{said}");
     }
 }
 
