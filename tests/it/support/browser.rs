@@ -114,17 +114,6 @@ impl Browser {
         self.ask(json!({ "command": "until", "js": js })).await;
     }
 
-    /// Whether an expression in the page is true, or soon becomes true.
-    pub(crate) async fn becomes(&mut self, js: &str) -> bool {
-        for _ in 0..50 {
-            if self.value(js).await == true {
-                return true;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        }
-        false
-    }
-
     /// Waits until an element shows that text.
     pub(crate) async fn shows(&mut self, selector: &str, text: &str) {
         self.ask(json!({ "command": "shows", "selector": selector, "text": text })).await;
