@@ -99,7 +99,8 @@ pub struct Change {
     /// TTL.
     #[serde(default, skip_serializing_if = "GoneValues::is_empty")]
     pub gone: GoneValues,
-    /// Whether the member of a fleet that read the change from the log has moved its fences.
+    /// Whether the fences of the changed data have moved already: the member of a fleet that reads the log moves them before
+    /// it passes the change on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_fenced: bool,
 }

@@ -96,8 +96,8 @@ pub(super) fn is_tls(error: &sqlx::Error) -> bool {
 pub(super) fn connect_hint(error: &sqlx::Error) -> Option<&'static str> {
     const CERTIFICATE: &str = "`sslrootcert` in the URL names a file with the certificates of authorities to trust, \
          `sslmode=verify-ca` does not compare names, and `sslmode=require` verifies nothing";
-    const VERSION: &str = "it has version 1, which `openssl x509 -req` makes where no `-extfile` gives it extensions, and version 3 is needed: \
-         have it signed again, with extensions";
+    const VERSION: &str = "it has version 1, and version 3 is needed; `openssl x509 -req` makes version 3 if `-extfile` names a file with \
+         extensions";
     if let Some(Refusal { code, message, .. }) = database(error) {
         let wants_tls = code == "28000" && message.contains("no encryption");
         return wants_tls.then_some("the server wants TLS: write `sslmode=require` in the URL");

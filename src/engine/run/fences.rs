@@ -43,7 +43,8 @@ impl Default for Fences {
 }
 
 impl Fences {
-    /// Adds those of data that changed. `found` is how the change's tenants were found: `None` if it is unknown.
+    /// Adds the fences of data that changed. `found` is how a trigger finds the tenants of a changed row; `None` if no job
+    /// watches the table.
     pub(crate) fn add(&mut self, found: Option<&TouchedTenants>, tenants: Option<&[String]>) {
         let Self::Some { global, tenants: known } = self else { return };
         match (found, tenants) {

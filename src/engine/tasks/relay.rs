@@ -1,9 +1,9 @@
 //! The write-ahead log in a fleet: the holder of [`Share::FIRST`] reads it, moves the fences, and passes the changes on, and
 //! the other members take them from there. One replication slot serves all.
 //!
-//! The reader moves the fences of all tenants that changed, also of those whose share nobody holds. Each member then warms
-//! its own tenants. It moves their fences itself if the reader's job files do not know the table, as they may while a
-//! deploy replaces the members one by one.
+//! The reader moves the fences of all tenants that changed, even while nobody holds their share. Each member then warms its
+//! own tenants. While a deploy replaces the members one by one, the reader's job files may lack a table: then each member
+//! moves the fences of its own tenants itself.
 //!
 //! A member that may have missed changes has a gap: its feed ends and connects again, which counts
 //! as a change of everything. A gap comes when another member begins to read the log, when the relay drops entries that the
@@ -122,14 +122,14 @@ struct Reading {
 }
 
 impl Reading {
-    /// Moves the fences for what was read, whoever holds the tenants' shares.
+    /// Moves the fences of all tenants whose changes were read, even if another member, or nobody, holds their share.
     async fn move_fences(&mut self) -> Result<(), FeedError> {
         self.watched.refresh(self.runner.jobs.get(), &self.tenant_column);
         let (mut fences, mut listed) = (Fences::default(), Vec::new());
         for change in self.unpassed.iter_mut().filter(|change| !change.is_fenced) {
             let found = self.watched.find(&change.source).map(|source| &source.tenants);
             fences.add(found, change.tenants.as_deref());
-            // Of an unknown table, a change that does not say whose it is may be any tenant's or a global job's.
+            // If no job here watches the table and the change names no tenants, we cannot tell whose fences to move.
             if found.is_some() || change.tenants.is_some() {
                 listed.push(change);
             }

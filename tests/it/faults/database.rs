@@ -1,6 +1,5 @@
 //! The database is away, hangs, or comes back.
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use preheat_sandbox::{Postgres, PostgresOptions};
@@ -25,11 +24,7 @@ async fn hazard_04_a_replica_is_read_and_warned_of() {
     };
     let output = warm().run().await.expect_code(0);
     assert!(!output.stderr.contains("is a replica"), "{}", output.stderr);
-    // This file makes a server a standby, here of a primary that sends nothing new.
-    let signal = postgres.socket().with_file_name("data").join("standby.signal");
-    std::fs::write(&signal, "").unwrap();
-    std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
-    postgres.restart().unwrap();
+    support::restart_as_standby(&postgres);
     let output = warm().run().await.expect_code(0);
     assert!(output.stderr.contains("is a replica"), "{}", output.stderr);
     shop.assert_warm().await;

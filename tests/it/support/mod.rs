@@ -23,6 +23,7 @@ pub(crate) mod virtual_clock;
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -63,6 +64,14 @@ pub(crate) fn own_logical_postgres(settings: &[(&str, &str)]) -> Postgres {
     let settings = settings.map(|(name, value)| ((*name).into(), (*value).into())).collect();
     Postgres::start(&PostgresOptions { tcp: true, settings, ..PostgresOptions::default() })
         .unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Restarts the server as a standby, of a primary that sends nothing new.
+pub(crate) fn restart_as_standby(postgres: &Postgres) {
+    let signal = postgres.socket().with_file_name("data").join("standby.signal");
+    std::fs::write(&signal, "").unwrap();
+    std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
+    postgres.restart().unwrap();
 }
 
 /// A Postgres for one test, which may stop or suspend it.

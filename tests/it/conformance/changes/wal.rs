@@ -1,6 +1,5 @@
 //! Messages of triggers that travel through the write-ahead log.
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -322,8 +321,7 @@ async fn a_worker_for_which_there_is_no_wal_sender_says_so() {
     assert!(said.contains("hint: every worker takes one WAL sender: raise"), "{said}");
     hears(&mut feed, &url).await;
     drop(feed);
-    eventually("the other one's turn has come", LONG, async || source.connect().await.is_ok())
-        .await;
+    eventually("the WAL sender is free", LONG, async || source.connect().await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -331,10 +329,7 @@ async fn the_log_of_a_standby_is_not_read_in_place_of_its_primarys() {
     let server = own_logical_postgres(&[("hot_standby", "on")]);
     let url = server.url("postgres");
     watched_on(&server, &url).await.close().await;
-    let signal = server.socket().with_file_name("data").join("standby.signal");
-    std::fs::write(&signal, "").unwrap();
-    std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
-    server.restart().unwrap();
+    support::restart_as_standby(&server);
     let said = refused(&url, None).await;
     assert!(said.contains("it is a standby, where no trigger fires"), "{said}");
     assert!(said.contains("set `[changes] url` to the address of the primary"), "{said}");

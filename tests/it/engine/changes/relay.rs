@@ -136,7 +136,6 @@ async fn the_reader_moves_the_fences_before_it_passes_the_change_on() {
     fleet.tell();
     fleet.reader.clock.advance(SECOND / 100).await;
     assert_eq!(fleet.fences().await, before.map(|number| number + 1));
-    fleet.reader.tell_all("list", None);
     fleet.relay.set_away(false);
     fleet.reader.clock.advance(20 * SECOND).await;
     let before = fleet.fences().await;
