@@ -147,6 +147,11 @@ impl App {
         Ok(Self::build(settings, jobs, servers, around))
     }
 
+    /// Opens the connections that the batches of a large pass will want.
+    pub async fn connect_ahead(&self, settings: &Settings) {
+        self.database.open_ahead(permits(settings, settings.database.max_connections)).await;
+    }
+
     fn build(settings: &Settings, jobs: Jobs, servers: Servers, around: Around) -> Self {
         let Around { clock, metrics, ownership } = around;
         let (database, cache) = (Arc::new(servers.database), servers.cache);

@@ -1,5 +1,6 @@
 //! `preheat warm`: one pass now.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::future::pending;
 use std::io::{BufWriter, Write};
@@ -80,8 +81,17 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
             "stopping: batches in flight are finished first; press Ctrl-C again to abort them",
         );
     };
+    let is_small = tenants.is_some();
+    // The database makes its sessions while the tenants are read and registered.
+    let ahead = async {
+        if !is_small {
+            app.connect_ahead(&loaded.settings).await;
+        }
+        pending::<Infallible>().await
+    };
     let done = tokio::select! {
         done = pass.warm(&jobs, tenants) => done?,
+        never = ahead => match never {},
         never = StopSignals::listen()?.stop(&pass.stops, say) => match never {},
     };
     if let Err(why) = app.keep(&loaded.settings, &done.records).await {

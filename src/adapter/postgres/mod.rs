@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono_tz::Tz;
+use futures::future::join_all;
 use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -203,6 +204,26 @@ impl Database {
     /// The limit on the connections, to be moved while they are in use.
     pub fn limit(&self) -> ConnectionLimit {
         ConnectionLimit(Arc::clone(&self.pool))
+    }
+
+    /// Opens connections, so that this many are there for those who will want them. One that cannot be opened is left
+    /// out: whoever wants it will find out why.
+    pub async fn open_ahead(&self, connections: u32) {
+        let (idle, in_use) = self.pool.counts();
+        let more = connections.saturating_sub(idle + in_use);
+        join_all((0..more).map(|_| self.open_one())).await;
+    }
+
+    async fn open_one(&self) {
+        let Ok(mut place) = self.place().await else { return };
+        if let Some(first) = place.room() {
+            close(first).await;
+        }
+        if let Ok(session) = self.route.connect::<wire::Session>().await
+            && let Some(unwanted) = place.give_back(session.into_link())
+        {
+            unwanted.abandon();
+        }
     }
 
     /// Closes all connections; waits a while for those that are in use.

@@ -184,9 +184,16 @@ impl<L: Pooled> Place<L> {
             self.made_at = made_at;
             return Found::Idle(link);
         }
+        drop(state);
+        Found::Room(self.room())
+    }
+
+    /// Room for a new connection, whether or not others are idle. One that is returned must be closed before.
+    pub(super) fn room(&mut self) -> Option<L> {
         self.made_at = now();
+        let mut state = self.pool.state();
         let is_full = state.open() > u64::from(state.most) && !state.idle.is_empty();
-        Found::Room(is_full.then(|| state.idle.remove(0).link))
+        is_full.then(|| state.idle.remove(0).link)
     }
 
     /// Keeps a connection for the next user; returns it if the pool has closed, or if the connection is one too many.
@@ -399,7 +406,12 @@ mod tests {
             match dice % 8 {
                 0..4 if held.len() + given_away < MOST as usize => {
                     let mut place = pool.place().await.unwrap();
-                    let link = match place.find(kind) {
+                    let found = match dice % 8 {
+                        // Opened ahead.
+                        0 => Found::Room(place.room()),
+                        _ => place.find(kind),
+                    };
+                    let link = match found {
                         Found::Idle(link) => link,
                         Found::Room(_closed) => {
                             number += 1;

@@ -1,6 +1,7 @@
 //! From rows to entries: which rows make the value of which key. Pure.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt::Write;
 use std::time::Duration;
 
 use chrono::{Days, NaiveDate};
@@ -12,6 +13,9 @@ use super::layout::{Ambiguity, Checks, Template, says_owner};
 use super::report::{Failure, FailureKind};
 use super::row::Rows;
 use super::tenant::Batch;
+
+/// Most keys are no longer, so that their text is allocated once.
+const MOST_KEYS_BYTES: usize = 64;
 
 /// A key, its value and its TTL, ready to write.
 #[derive(Debug)]
@@ -401,7 +405,7 @@ impl<'a> Groups<'a> {
     fn key_of(&self, group: &Group, rows: &Rows) -> Option<String> {
         let tenant = self.batch.tenant(group.slot);
         let mut columns = self.columns.iter();
-        let mut key = String::new();
+        let mut key = String::with_capacity(MOST_KEYS_BYTES);
         for part in self.template.key.template.parts() {
             match part {
                 Part::Literal(text) => key.push_str(text),
@@ -412,7 +416,7 @@ impl<'a> Groups<'a> {
                 Part::Placeholder(Placeholder::Date) => {
                     let first = *self.dates.as_ref()?.first.get(group.slot)?;
                     let date = first.checked_add_days(Days::new(group.day.into()))?;
-                    key.push_str(&date.to_string());
+                    write!(key, "{date}").ok()?;
                 }
                 Part::Placeholder(Placeholder::Column(_)) => {
                     let row = *group.members.first()? as usize;

@@ -505,6 +505,45 @@ async fn jobs_come_from_another_folder_where_one_is_named() {
     assert!(output.stdout.starts_with("services: ok: "), "{}", output.stdout);
 }
 
+#[tokio::test]
+async fn a_pass_over_all_tenants_opens_its_connections_while_it_reads_them() {
+    let servers = servers().await;
+    let settings = "[database]\nmax_connections = 3\n[tenants]\n\
+                    sql = \"select id, timezone from tenants, pg_sleep(3000)\"\n";
+    let running = servers.preheat(["warm"]).settings(settings).job("services", SERVICES).start();
+    let open = "select application_name from pg_stat_activity \
+                where application_name = 'preheat' and datname = current_database()";
+    eventually("three connections are open", LONG, async || servers.texts(open).await.len() == 3)
+        .await;
+    assert_eq!(sleepers(&servers).await, 1);
+    drop(running);
+    nobody_sleeps(&servers).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_pass_is_batch_work_for_the_systems_scheduler() {
+    // See `sched(7)` and `proc_pid_stat(5)`: the policy is field 41, and the fields are counted from behind the name.
+    const BATCH: &str = "3";
+    const POLICY: usize = 41 - 3;
+    let servers = servers().await;
+    let sleeps = SLOW.replace("pg_sleep(0.2)", "pg_sleep(3000)");
+    let running = servers.preheat(["warm"]).job("slow", &sleeps).start();
+    eventually("the query runs", LONG, async || sleepers(&servers).await > 0).await;
+    let threads = std::fs::read_dir(format!("/proc/{}/task", running.id())).unwrap();
+    let policies: Vec<String> = threads
+        .map(|thread| {
+            let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            let (_name, fields) = stat.rsplit_once(") ").unwrap();
+            fields.split(' ').nth(POLICY).unwrap().to_owned()
+        })
+        .collect();
+    assert!(policies.len() > 1, "{policies:?}");
+    assert!(policies.iter().all(|policy| policy == BATCH), "{policies:?}");
+    drop(running);
+    nobody_sleeps(&servers).await;
+}
+
 /// Checks that this many keys exist, each with a whole value.
 async fn whole(servers: &Servers, keys: u64) {
     let values = servers.values().await;
