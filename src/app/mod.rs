@@ -147,9 +147,9 @@ impl App {
         Ok(Self::build(settings, jobs, servers, around))
     }
 
-    /// Opens the connections that the batches of a large pass will want.
-    pub async fn connect_ahead(&self, settings: &Settings) {
-        self.database.open_ahead(permits(settings, settings.database.max_connections)).await;
+    /// Opens a connection for each batch that may be in flight.
+    pub async fn connect_ahead(&self) {
+        self.database.open_ahead(self.runner.limits.shares().all()).await;
     }
 
     fn build(settings: &Settings, jobs: Jobs, servers: Servers, around: Around) -> Self {

@@ -273,13 +273,14 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Has Linux treat this thread, and those that it starts, as batch work: data that arrives for it interrupts nobody who
-/// computes. So the servers on the same machine go on sending, and it wakes less often, for more data at once.
+/// Tells Linux' scheduler that this thread, and the threads that it starts, do batch work: when data arrives for them, they
+/// do not interrupt a program that is running. So a server on the same machine goes on sending, and preheat wakes less
+/// often and reads more data each time.
 fn give_way() {
     #[cfg(target_os = "linux")]
     {
         use scheduler::{Policy, set_self_policy};
-        // Where that is not allowed, all works as well and takes more CPU.
+        // If the system refuses, the command does the same work with more CPU.
         let _refused = set_self_policy(Policy::Batch, 0);
     }
 }

@@ -81,11 +81,11 @@ pub(super) async fn run(global: &Global, options: Options) -> Result<Exit, Failu
             "stopping: batches in flight are finished first; press Ctrl-C again to abort them",
         );
     };
-    let is_small = tenants.is_some();
-    // The database makes its sessions while the tenants are read and registered.
+    let is_for_all = tenants.is_none();
+    // The server starts the sessions while preheat reads and registers the tenants.
     let ahead = async {
-        if !is_small {
-            app.connect_ahead(&loaded.settings).await;
+        if is_for_all {
+            app.connect_ahead().await;
         }
         pending::<Infallible>().await
     };

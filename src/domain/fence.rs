@@ -28,7 +28,7 @@ const HIGHEST_START: i64 = 1 << 52;
 
 /// The key of a tenant's fence.
 pub fn fence_key(tenant: &str) -> String {
-    [PREFIX, ":", tenant].concat()
+    format!("{PREFIX}:{tenant}")
 }
 
 /// The state of a fence when it was read.

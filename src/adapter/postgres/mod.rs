@@ -206,8 +206,8 @@ impl Database {
         ConnectionLimit(Arc::clone(&self.pool))
     }
 
-    /// Opens connections, so that this many are there for those who will want them. One that cannot be opened is left
-    /// out: whoever wants it will find out why.
+    /// Opens connections before queries need them, until this many are open. It reports no error: a query that needs a
+    /// connection tries again, and reports why it cannot have one.
     pub async fn open_ahead(&self, connections: u32) {
         let (idle, in_use) = self.pool.counts();
         let more = connections.saturating_sub(idle + in_use);
@@ -215,10 +215,7 @@ impl Database {
     }
 
     async fn open_one(&self) {
-        let Ok(mut place) = self.place().await else { return };
-        if let Some(first) = place.room() {
-            close(first).await;
-        }
+        let Ok(place) = self.empty_place().await else { return };
         if let Ok(session) = self.route.connect::<wire::Session>().await
             && let Some(unwanted) = place.give_back(session.into_link())
         {
@@ -330,9 +327,8 @@ impl Database {
     /// A place for a new connection, whether or not one is idle.
     async fn empty_place(&self) -> Result<Place<Link>, NotConnected> {
         let mut place = self.place().await?;
-        match place.find(wire::Session::KIND) {
-            Found::Idle(link) | Found::Room(Some(link)) => close(link).await,
-            Found::Room(None) => {}
+        if let Some(first) = place.room() {
+            close(first).await;
         }
         Ok(place)
     }

@@ -188,7 +188,8 @@ impl<L: Pooled> Place<L> {
         Found::Room(self.room())
     }
 
-    /// Room for a new connection, whether or not others are idle. One that is returned must be closed before.
+    /// Makes room for a new connection, whether or not others are idle. If this returns one, the caller closes it before
+    /// it opens the new one.
     pub(super) fn room(&mut self) -> Option<L> {
         self.made_at = now();
         let mut state = self.pool.state();

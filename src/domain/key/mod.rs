@@ -142,10 +142,15 @@ impl KeyTemplate {
         })
     }
 
+    /// An empty text with room for most keys of this template.
+    pub fn empty_key(&self) -> String {
+        String::with_capacity(self.text.len() + 32)
+    }
+
     /// The static key of a tenant, or of a job without tenants. `None` if the template makes data keys,
     /// or if it needs a column of the tenant that is NULL. `date` fills `{date}`.
     pub fn fill(&self, tenant: Option<Tenant<'_>>, date: Option<NaiveDate>) -> Option<String> {
-        let mut key = String::with_capacity(self.text.len() + 32);
+        let mut key = self.empty_key();
         for part in &self.parts {
             match part {
                 Part::Literal(text) => key.push_str(text),

@@ -513,9 +513,10 @@ async fn a_pass_over_all_tenants_opens_its_connections_while_it_reads_them() {
     let running = servers.preheat(["warm"]).settings(settings).job("services", SERVICES).start();
     let open = "select application_name from pg_stat_activity \
                 where application_name = 'preheat' and datname = current_database()";
-    eventually("three connections are open", LONG, async || servers.texts(open).await.len() == 3)
-        .await;
-    assert_eq!(sleepers(&servers).await, 1);
+    eventually("three connections are open while one reads the tenants", LONG, async || {
+        servers.texts(open).await.len() == 3 && sleepers(&servers).await == 1
+    })
+    .await;
     drop(running);
     nobody_sleeps(&servers).await;
 }
@@ -523,7 +524,7 @@ async fn a_pass_over_all_tenants_opens_its_connections_while_it_reads_them() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_pass_is_batch_work_for_the_systems_scheduler() {
-    // See `sched(7)` and `proc_pid_stat(5)`: the policy is field 41, and the fields are counted from behind the name.
+    // See `sched(7)` and `proc_pid_stat(5)`: the policy is field 41, and field 3 is the first one after the name.
     const BATCH: &str = "3";
     const POLICY: usize = 41 - 3;
     let servers = servers().await;
