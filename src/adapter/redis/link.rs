@@ -1,18 +1,14 @@
 //! A connection to the server, and how it is replaced when it fails.
 
 use std::fmt::{self, Display};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError,
-};
+use redis::{ErrorKind, ProtocolVersion, RedisConnectionInfo, RedisError};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -21,12 +17,10 @@ use crate::adapter::{ConnectError, ConnectErrorKind};
 use crate::domain::server_url::{CacheAddress, CacheUrl, Endpoint};
 use crate::engine::ports::{CacheError, CacheErrorKind};
 
-use super::tls::{self, Connector, TlsServer};
+use super::connection::Connection;
+use super::stream::Place;
+use super::tls::{self, Connector};
 use super::{CacheSettings, reply};
-
-/// TCP keepalive: an idle connection is probed after this time, and again at this interval. So a
-/// peer that vanished is noticed, and routers on the way keep the connection open.
-const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// How often a caller finds the primary in vain because Sentinels name one server after another.
 const TRIES: usize = 3;
@@ -104,7 +98,7 @@ pub(super) trait Primary: Send + Sync {
     /// not. The error says that the connection does not work any more.
     fn confirm<'a>(
         &'a self,
-        connection: &'a mut MultiplexedConnection,
+        connection: &'a Connection,
         primary: &'a str,
     ) -> BoxFuture<'a, Result<(), RedisError>>;
 }
@@ -114,10 +108,8 @@ pub(super) trait Primary: Send + Sync {
 pub(super) struct Door {
     kind: Kind,
     server: String,
-    client: Client,
-    /// Used instead of the client's own TLS.
-    tls: Option<TlsServer>,
-    config: AsyncConnectionConfig,
+    place: Place,
+    login: RedisConnectionInfo,
     timeout: Duration,
 }
 
@@ -125,10 +117,10 @@ pub(super) struct Door {
 enum Failure {
     /// The server did not answer in time.
     Timeout,
-    /// The client's error.
-    Client(RedisError),
-    /// The error of the network or of TLS, as a message for people.
-    Stream(String),
+    /// The login failed.
+    Login(RedisError),
+    /// The error of the network or of TLS.
+    Stream(io::Error),
 }
 
 #[derive(Default)]
@@ -146,7 +138,7 @@ type Connecting = Shared<BoxFuture<'static, Result<Made, CacheError>>>;
 #[derive(Clone)]
 pub(super) struct Made {
     /// The connection.
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     /// The address of the primary, if Sentinels named it.
     pub(super) primary: Option<Arc<str>>,
 }
@@ -154,7 +146,7 @@ pub(super) struct Made {
 /// A connection, and which one it is.
 pub(super) struct Lent {
     /// The connection to send on.
-    pub(super) connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     primary: Option<Arc<str>>,
     generation: u64,
 }
@@ -188,10 +180,9 @@ impl Link {
     }
 
     /// A link to a server at a Unix socket; it does not connect yet.
-    pub(super) fn to_socket(access: &Access, socket: &Path) -> Result<Self, ConnectError> {
-        let address = ConnectionAddr::Unix(socket.to_owned());
-        let door = Door::at(access, address, None, socket.display().to_string());
-        Ok(Self::through(door?))
+    pub(super) fn to_socket(access: &Access, socket: &Path) -> Self {
+        let place = Place::Socket(socket.to_owned());
+        Self::through(Door::at(access, place, socket.display().to_string()))
     }
 
     /// A link to a primary that may be replaced; it does not connect yet. `server` is what messages
@@ -268,9 +259,9 @@ impl Link {
     /// link to this primary finds the new one.
     pub(super) async fn confirm(&self) -> Result<(), CacheError> {
         let Way::Named(named) = &self.way else { return Ok(()) };
-        let mut lent = self.connection().await?;
+        let lent = self.connection().await?;
         if let Some(primary) = lent.primary.clone()
-            && named.confirm(&mut lent.connection, &primary).await.is_err()
+            && named.confirm(&lent.connection, &primary).await.is_err()
         {
             self.forget(&lent);
         }
@@ -372,63 +363,38 @@ impl Way {
 impl Door {
     /// A server at a TCP port.
     pub(super) fn to(access: &Access, endpoint: &Endpoint) -> Result<Self, ConnectError> {
-        let Endpoint { host, port } = endpoint;
-        let server = |tls: &Connector| tls.to(host, *port);
-        let tls = access.tls.as_ref().map(server).transpose().map_err(no_tls)?;
-        let address = ConnectionAddr::Tcp(host.clone(), *port);
-        Self::at(access, address, tls, endpoint.to_string())
+        let place = match &access.tls {
+            None => Place::Tcp(endpoint.clone()),
+            Some(tls) => Place::Tls(endpoint.clone(), tls.to(&endpoint.host).map_err(no_tls)?),
+        };
+        Ok(Self::at(access, place, endpoint.to_string()))
     }
 
-    fn at(
-        access: &Access,
-        address: ConnectionAddr,
-        tls: Option<TlsServer>,
-        server: String,
-    ) -> Result<Self, ConnectError> {
-        let unusable = |error: RedisError| ConnectError::settings(error.to_string());
+    fn at(access: &Access, place: Place, server: String) -> Self {
         let Access { login, timeout, to: kind, tls: _ } = access.clone();
-        let info = address.into_connection_info().map_err(unusable)?.set_redis_settings(login);
-        let client = Client::open(info.set_tcp_settings(tcp_settings(timeout)));
-        let client = client.map_err(unusable)?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        Ok(Self { kind, server, client, tls, config, timeout })
+        Self { kind, server, place, login, timeout }
     }
 
     /// Connects and logs in.
-    pub(super) async fn connect(&self, tasks: &Tasks) -> Result<MultiplexedConnection, CacheError> {
-        self.open(tasks).await.map_err(|failure| self.not_connected(&failure))
-    }
-
-    async fn open(&self, tasks: &Tasks) -> Result<MultiplexedConnection, Failure> {
-        let (client, config, patience) = (&self.client, &self.config, self.timeout);
-        let Some(tls) = &self.tls else {
-            let made = client.get_multiplexed_async_connection_with_config(config).await;
-            return made.map_err(|error| {
-                if error.is_timeout() { Failure::Timeout } else { Failure::Client(error) }
-            });
-        };
-        let connect = async {
-            let stream = tls.connect(keepalive(), patience).await.map_err(|error| {
-                let hint = tls::hint(&error).map(|hint| format!("; hint: {hint}"));
-                Failure::Stream(format!("{error}{}", hint.unwrap_or_default()))
-            })?;
-            let login = client.get_connection_info().redis_settings();
-            let made = MultiplexedConnection::new_with_config(login, stream, config.clone());
-            made.await.map_err(Failure::Client)
-        };
-        let (connection, driver) =
-            timeout(patience, connect).await.map_err(|_elapsed| Failure::Timeout)??;
+    pub(super) async fn connect(&self, tasks: &Tasks) -> Result<Connection, CacheError> {
+        let opened = timeout(self.timeout, self.open()).await;
+        let opened = opened.unwrap_or(Err(Failure::Timeout));
+        let (connection, driver) = opened.map_err(|failure| self.not_connected(&failure))?;
         spawn(tasks, driver);
         Ok(connection)
+    }
+
+    async fn open(&self) -> Result<(Connection, impl Future<Output = ()> + use<>), Failure> {
+        let stream = self.place.connect(self.timeout).await.map_err(Failure::Stream)?;
+        let logged_in = Connection::log_in(stream, &self.login, self.timeout).await;
+        logged_in.map_err(Failure::Login)
     }
 
     /// The error for a connection that could not be made.
     fn not_connected(&self, failure: &Failure) -> CacheError {
         let (kind, server) = (self.kind.as_str(), &self.server);
         let message = match failure {
-            Failure::Client(error) if is_refusal(error) => {
+            Failure::Login(error) if is_refusal(error) => {
                 let refused = reply::refused(error);
                 let why = match self.kind {
                     Kind::Cache => refused.message.as_str(),
@@ -437,14 +403,18 @@ impl Door {
                 let message = format!("could not log in to {kind} `{server}`: {why}");
                 return CacheError { kind: refused.kind, message };
             }
-            Failure::Client(error) => {
+            Failure::Login(error) => {
                 let hint = if is_answered(error) { self.hint() } else { "" };
                 format!("could not connect to {kind} `{server}`: {error}{hint}")
             }
-            Failure::Stream(text) => format!("could not connect to {kind} `{server}`: {text}"),
+            Failure::Stream(error) => {
+                let hint = tls::hint(error).map(|hint| format!("; hint: {hint}"));
+                let hint = hint.unwrap_or_default();
+                format!("could not connect to {kind} `{server}`: {error}{hint}")
+            }
             Failure::Timeout => {
                 let timeout = self.timeout;
-                let hint = if self.tls.is_some() { self.hint() } else { "" };
+                let hint = if self.place.has_tls() { self.hint() } else { "" };
                 format!("could not connect to {kind} `{server}` within {timeout:?}{hint}")
             }
         };
@@ -454,7 +424,7 @@ impl Door {
     /// The hint for a server that does not answer as expected: perhaps only one of the two ends
     /// speaks TLS.
     fn hint(&self) -> &'static str {
-        if self.tls.is_some() {
+        if self.place.has_tls() {
             "; hint: if it speaks no TLS there, write `redis://` in place of `rediss://`"
         } else {
             "; hint: if it speaks TLS there, write `rediss://` in place of `redis://`"
@@ -473,17 +443,6 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("server", &self.server).finish_non_exhaustive()
     }
-}
-
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE)
-}
-
-fn tcp_settings(timeout: Duration) -> TcpSettings {
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive());
-    #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(timeout);
-    settings
 }
 
 fn no_tls(message: impl Display) -> ConnectError {
@@ -532,7 +491,7 @@ mod tests {
         let access = Access { login: login(&url), tls: None, timeout, to: Kind::Cache };
         match &url.address {
             CacheAddress::Tcp { endpoint, .. } => Link::to(&access, endpoint).unwrap(),
-            CacheAddress::Socket(path) => Link::to_socket(&access, path).unwrap(),
+            CacheAddress::Socket(path) => Link::to_socket(&access, path),
             CacheAddress::Cluster { nodes, .. } => Link::to(&access, &nodes[0]).unwrap(),
             CacheAddress::Sentinel { sentinels, .. } => Link::to(&access, &sentinels[0]).unwrap(),
         }
@@ -550,9 +509,8 @@ mod tests {
             let link = link(url);
             assert_eq!(link.server(), server);
             let Way::One(door) = &link.way else { panic!("{url}") };
-            let info = door.client.get_connection_info();
-            assert_eq!(info.redis_settings().db(), db);
-            assert_eq!(info.redis_settings().password(), Some(password));
+            assert_eq!(door.login.db(), db);
+            assert_eq!(door.login.password(), Some(password));
             assert!(!format!("{link:?}").contains(password));
         }
     }

@@ -1,6 +1,7 @@
 //! The cache on Redis, and on servers that speak its protocol.
 
 mod cluster;
+mod connection;
 mod leases;
 mod ledger;
 mod link;
@@ -12,6 +13,7 @@ mod sentinel;
 mod server;
 mod sheets;
 mod slot;
+mod stream;
 mod tls;
 
 use std::io::Write;
@@ -130,20 +132,6 @@ impl RedisCache {
         replies.map(|reply| reply.map_err(CacheError::from)).collect()
     }
 
-    /// `SET key value PX ttl`. The value's pieces are copied from the rows straight into the
-    /// command.
-    fn set(&self, entry: &Entry<'_>) -> Cmd {
-        const ARGUMENTS: usize = 5;
-        const WORDS: usize = "SETPX".len() + 20;
-        let bytes = self.prefix.len() + entry.key.len() + entry.value.len() + WORDS;
-        let mut command = Cmd::with_capacity(ARGUMENTS, bytes);
-        command.arg("SET");
-        self.key(&mut command, &entry.key);
-        write_pieces(&mut command, entry.value.pieces());
-        command.arg("PX").arg(milliseconds(entry.ttl));
-        command
-    }
-
     /// A command whose first argument is a key.
     fn on(&self, name: &str, key: &str) -> Cmd {
         let mut command = redis::cmd(name);
@@ -196,8 +184,23 @@ impl Commands for Writes<'_> {
         slot::slot(&[self.cache.prefix.as_bytes(), entry.key.as_bytes()].concat())
     }
 
-    fn make(&self, index: usize) -> Cmd {
-        self.entries.get(index).map(|entry| self.cache.set(entry)).unwrap_or_default()
+    fn length(&self, index: usize) -> usize {
+        let Some(entry) = self.entries.get(index) else { return 0 };
+        self.cache.prefix.len() + entry.key.len() + entry.value.len()
+    }
+
+    /// `SET key value PX ttl`. The value's pieces are copied from the rows straight into the pipeline: once
+    /// on their way to the connection.
+    fn pack(&self, index: usize, into: &mut Vec<u8>) {
+        let Some(entry) = self.entries.get(index) else { return };
+        let (prefix, key) = (self.cache.prefix.as_bytes(), entry.key.as_bytes());
+        into.extend_from_slice(b"*5\r\n$3\r\nSET\r\n");
+        pack_argument(into, prefix.len() + key.len(), [prefix, key].into_iter());
+        pack_argument(into, entry.value.len(), entry.value.pieces());
+        into.extend_from_slice(b"$2\r\nPX\r\n");
+        let mut ttl = itoa::Buffer::new();
+        let ttl = ttl.format(milliseconds(entry.ttl)).as_bytes();
+        pack_argument(into, ttl.len(), [ttl].into_iter());
     }
 }
 
@@ -328,6 +331,17 @@ fn milliseconds(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).max(1)
 }
 
+/// Adds one argument, which several pieces make, as the server reads it.
+fn pack_argument<'p>(into: &mut Vec<u8>, length: usize, pieces: impl Iterator<Item = &'p [u8]>) {
+    into.push(b'$');
+    into.extend_from_slice(itoa::Buffer::new().format(length).as_bytes());
+    into.extend_from_slice(b"\r\n");
+    for piece in pieces {
+        into.extend_from_slice(piece);
+    }
+    into.extend_from_slice(b"\r\n");
+}
+
 /// Writes one argument from several pieces, without joining them elsewhere first.
 fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
     let mut argument = command.writer_for_next_arg();
@@ -339,6 +353,9 @@ fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::entry::Value;
+    use crate::domain::job::{KeyKind, Shape};
+    use crate::domain::row::{KeyText, Rows, RowsFull};
 
     #[test]
     fn a_url_that_is_none_is_an_error_that_does_not_quote_it() {
@@ -353,6 +370,43 @@ mod tests {
             let error = error.unwrap_err();
             assert_eq!(error.kind, ConnectErrorKind::Settings);
             assert!(!error.message.contains("hush"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn an_entry_is_packed_as_the_library_packs_its_command() {
+        let settings = CacheSettings {
+            url: SecretString::from("redis://h"),
+            prefix: "shop:".to_owned(),
+            timeout: Duration::from_secs(1),
+            ca_file: None,
+            verify: true,
+        };
+        let cache = RedisCache::lazy(settings).unwrap();
+        let mut rows = Rows::default();
+        rows.reset(0, usize::MAX);
+        for json in ["{\"a\":1}", "{}"] {
+            let write = |row: &mut Vec<u8>| {
+                row.extend_from_slice(json.as_bytes());
+                Ok::<(), RowsFull>(())
+            };
+            rows.push(0, write, |_, _| Ok(KeyText::Null)).unwrap();
+        }
+        for members in [vec![], vec![0], vec![1, 0]] {
+            let value = Value::new(&rows, members, Shape::List);
+            let text = value.to_vec();
+            let entry = Entry {
+                key: "services:k\u{e9}".to_owned(),
+                slot: 0,
+                value,
+                ttl: Duration::from_millis(1_234_567),
+                kind: KeyKind::Static,
+            };
+            let mut packed = Vec::new();
+            Writes { cache: &cache, entries: &[entry] }.pack(0, &mut packed);
+            let mut command = redis::cmd("SET");
+            command.arg("shop:services:k\u{e9}").arg(text).arg("PX").arg(1_234_567);
+            assert_eq!(packed, command.get_packed_command());
         }
     }
 }

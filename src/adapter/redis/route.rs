@@ -33,7 +33,7 @@ impl Route {
         let access = Access::new(url, settings)?;
         let link = match &url.address {
             CacheAddress::Tcp { endpoint, .. } => Link::to(&access, endpoint)?,
-            CacheAddress::Socket(path) => Link::to_socket(&access, path)?,
+            CacheAddress::Socket(path) => Link::to_socket(&access, path),
             CacheAddress::Cluster { nodes, .. } => {
                 let cluster = Cluster::new(access, nodes, url.address.to_string())?;
                 return Ok(Self::Cluster(Box::new(cluster)));

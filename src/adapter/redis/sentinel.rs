@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult};
 use tokio::time::sleep;
 
@@ -20,6 +19,7 @@ use crate::adapter::ConnectError;
 use crate::domain::server_url::{CacheUrl, Endpoint};
 use crate::engine::ports::{CacheError, CacheErrorKind};
 
+use super::connection::Connection;
 use super::link::{Access, Door, Link, Made, Primary, SENTINEL_LOGIN, Tasks, is_refusal, spawn};
 use super::reply;
 
@@ -118,9 +118,8 @@ impl Sentinels {
         question.arg("get-master-addr-by-name").arg(&self.service);
         let mut broken_before = false;
         loop {
-            let mut lent = sentinel.connection().await?;
-            let named: RedisResult<Option<(String, u16)>> =
-                question.query_async(&mut lent.connection).await;
+            let lent = sentinel.connection().await?;
+            let named: RedisResult<Option<(String, u16)>> = lent.connection.ask(&question).await;
             let error = match named {
                 Ok(named) => {
                     self.answered(sentinel);
@@ -145,15 +144,11 @@ impl Sentinels {
     }
 
     /// Connects to the server that a Sentinel named, if that is a primary.
-    async fn open(
-        &self,
-        named: &Endpoint,
-        tasks: &Tasks,
-    ) -> Result<MultiplexedConnection, CacheError> {
+    async fn open(&self, named: &Endpoint, tasks: &Tasks) -> Result<Connection, CacheError> {
         let away = |message| CacheError { kind: CacheErrorKind::Unavailable, message };
         let door = Door::to(&self.access, named).map_err(|error| away(error.message))?;
-        let mut connection = door.connect(tasks).await?;
-        match is_primary(&mut connection).await {
+        let connection = door.connect(tasks).await?;
+        match is_primary(&connection).await {
             Ok(true) => Ok(connection),
             Ok(false) => Err(away("it is a replica".to_owned())),
             Err(error) => Err(away(format!("it does not tell its role: {error}"))),
@@ -161,12 +156,7 @@ impl Sentinels {
     }
 
     /// Keeps a primary that was found, and watches over it.
-    fn keep(
-        self: &Arc<Self>,
-        primary: &Endpoint,
-        connection: MultiplexedConnection,
-        tasks: &Tasks,
-    ) -> Made {
+    fn keep(self: &Arc<Self>, primary: &Endpoint, connection: Connection, tasks: &Tasks) -> Made {
         let primary: Arc<str> = primary.to_string().into();
         *self.locked() = Some(primary.as_ref().into());
         // The link alone holds the connection's address, and drops it together with the connection.
@@ -177,11 +167,11 @@ impl Sentinels {
 
     /// Asks again and again whether a connection still leads to the primary, for as long as the link holds it
     /// and it works.
-    async fn watch(self: Arc<Self>, mut connection: MultiplexedConnection, primary: Weak<str>) {
+    async fn watch(self: Arc<Self>, connection: Connection, primary: Weak<str>) {
         loop {
             sleep(CHECK_EVERY).await;
             let Some(primary) = primary.upgrade() else { return };
-            if self.confirm(&mut connection, &primary).await.is_err() {
+            if self.confirm(&connection, &primary).await.is_err() {
                 return;
             }
         }
@@ -189,11 +179,7 @@ impl Sentinels {
 
     /// Whether the Sentinels name this server, and it says that it is a primary. If no Sentinel answers, its own
     /// word suffices: the loss of the Sentinels is not the loss of the cache.
-    async fn is_still(
-        &self,
-        primary: &str,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<bool, RedisError> {
+    async fn is_still(&self, primary: &str, connection: &Connection) -> Result<bool, RedisError> {
         let is_named = self.named().await.is_none_or(|named| named.to_string() == primary);
         Ok(is_named && is_primary(connection).await?)
     }
@@ -228,7 +214,7 @@ impl Primary for Sentinels {
 
     fn confirm<'a>(
         &'a self,
-        connection: &'a mut MultiplexedConnection,
+        connection: &'a Connection,
         primary: &'a str,
     ) -> BoxFuture<'a, Result<(), RedisError>> {
         Box::pin(async move {
@@ -243,9 +229,10 @@ impl Primary for Sentinels {
 /// Whether the server is a primary by its own word. `INFO` says what `ROLE` does, and a user with the rights
 /// that preheat needs may ask for it. A user who may not is taken at the Sentinel's word: a replica refuses
 /// writes.
-async fn is_primary(connection: &mut MultiplexedConnection) -> RedisResult<bool> {
-    let asked = redis::cmd("INFO").arg("replication").query_async::<String>(connection).await;
-    match asked {
+async fn is_primary(connection: &Connection) -> RedisResult<bool> {
+    let mut question = redis::cmd("INFO");
+    question.arg("replication");
+    match connection.ask::<String>(&question).await {
         Ok(text) => Ok(text.lines().any(|line| line.trim_end() == "role:master")),
         Err(error) if error.code() == Some("NOPERM") => Ok(true),
         Err(error) => Err(error),

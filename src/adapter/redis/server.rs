@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use redis::{Arg, Cmd, Pipeline, RedisError, RedisResult, Value};
+use redis::{Arg, Cmd, RedisError, RedisResult, Value};
 
 use crate::adapter::{ConnectError, ConnectErrorKind};
-use crate::engine::ports::{CacheError, CacheErrorKind, CacheStats};
+use crate::engine::ports::{CacheError, CacheStats};
 
+use super::connection::Packed;
 use super::link::Link;
 use super::reply::{self, Failed, Reply};
 use super::slot::slot_of;
@@ -16,6 +17,8 @@ use super::slot::slot_of;
 const PIPELINE_BYTES: usize = 256 * 1024;
 /// A pipeline is sent when it has this many commands.
 pub(super) const PIPELINE_COMMANDS: usize = 500;
+/// About how many bytes a command takes beside its arguments: their number, their lengths, line ends.
+const OVERHEAD: usize = 64;
 
 /// The section of `INFO` that tells the terms of a primary apart: a server that was demoted and
 /// promoted again is the same process, and may lack what was written in between.
@@ -50,15 +53,16 @@ pub(super) enum OnBreak {
     Fail,
 }
 
-/// Commands that are made when they are sent, so that a batch's values are not in memory twice. A
-/// command that is sent again is made again.
+/// Commands that are made when they are sent, so that a batch's values are not in memory twice.
 pub(super) trait Commands: Sync {
     /// How many there are.
     fn len(&self) -> usize;
     /// The slot of a command's key.
     fn slot(&self, index: usize) -> u16;
-    /// Makes a command.
-    fn make(&self, index: usize) -> Cmd;
+    /// About how many bytes a command takes.
+    fn length(&self, index: usize) -> usize;
+    /// Adds a command, as the server reads it.
+    fn pack(&self, index: usize, into: &mut Vec<u8>);
 }
 
 /// One of some commands, as it is sent to one server.
@@ -87,8 +91,8 @@ impl Server {
     pub(super) async fn reach(&self) -> Result<(), ConnectError> {
         tokio::try_join!(self.values.check(), self.questions.check())?;
         let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
-        let mut ping = Pipeline::new();
-        ping.ignore_errors().add_command(redis::cmd("PING"));
+        let ping = redis::cmd("PING").get_packed_command();
+        let ping = Packed { bytes: ping.into(), commands: 1 };
         let asked = self.send(Role::Questions, OnBreak::Resend, &ping).await;
         let replies = asked.map_err(|error| away(error.message))?;
         // An ACL may deny this user the command. That says nothing about the server.
@@ -111,9 +115,9 @@ impl Server {
         let mut all = Vec::with_capacity(parts.len());
         let mut rest = parts;
         while !rest.is_empty() {
-            let (pipeline, count) = pack(commands, rest);
+            let (packed, count) = pack(commands, rest);
             let (now, later) = rest.split_at(count);
-            let replies = match self.send(role, on_break, &pipeline).await {
+            let replies = match self.send(role, on_break, &packed).await {
                 Ok(replies) => replies,
                 Err(error) => {
                     all.extend(rest.iter().map(|_| Err(Failed::Lost(error.clone()))));
@@ -173,7 +177,7 @@ impl Server {
         &self,
         role: Role,
         on_break: OnBreak,
-        pipeline: &Pipeline,
+        packed: &Packed,
     ) -> Result<Vec<RedisResult<Value>>, CacheError> {
         let link = match role {
             Role::Values => &self.values,
@@ -181,18 +185,12 @@ impl Server {
         };
         let mut may_resend = matches!(on_break, OnBreak::Resend);
         loop {
-            let mut lent = link.connection().await?;
-            let sent: RedisResult<Vec<RedisResult<Value>>> =
-                pipeline.query_async(&mut lent.connection).await;
-            let error = match sent {
-                Ok(replies) if replies.len() == pipeline.len() => {
+            let lent = link.connection().await?;
+            let error = match lent.connection.send(packed.clone()).await {
+                Ok(replies) => {
                     let is_replica = errors(&replies).any(reply::is_read_only);
                     let demoted = is_replica.then(|| link.demoted(&lent)).flatten();
                     return demoted.map_or(Ok(replies), Err);
-                }
-                Ok(replies) => {
-                    link.forget(&lent);
-                    return Err(self.miscounted(pipeline.len(), replies.len()));
                 }
                 Err(error) => error,
             };
@@ -202,12 +200,6 @@ impl Server {
             }
             may_resend = false;
         }
-    }
-
-    fn miscounted(&self, commands: usize, replies: usize) -> CacheError {
-        let server = self.name();
-        let message = format!("cache `{server}` gave {replies} replies to {commands} commands");
-        CacheError { kind: CacheErrorKind::Unavailable, message }
     }
 
     /// Drops both connections if the server answered that it is a replica now: it keeps its
@@ -230,8 +222,14 @@ impl Commands for Vec<Cmd> {
         self.get(index).map(slot_of).unwrap_or_default()
     }
 
-    fn make(&self, index: usize) -> Cmd {
-        self.get(index).cloned().unwrap_or_default()
+    fn length(&self, index: usize) -> usize {
+        self.get(index).map(length).unwrap_or_default()
+    }
+
+    fn pack(&self, index: usize, into: &mut Vec<u8>) {
+        if let Some(command) = self.get(index) {
+            command.write_packed_command(into);
+        }
     }
 }
 
@@ -241,23 +239,25 @@ pub(super) fn whole(commands: &dyn Commands) -> Vec<Part> {
 }
 
 /// A pipeline of the first commands, as many as fit into one; returns their number, too.
-fn pack(commands: &dyn Commands, parts: &[Part]) -> (Pipeline, usize) {
-    let mut pipeline = Pipeline::with_capacity(parts.len().min(PIPELINE_COMMANDS));
-    pipeline.ignore_errors();
-    let (mut bytes, mut count) = (0, 0);
+fn pack(commands: &dyn Commands, parts: &[Part]) -> (Packed, usize) {
+    let (mut length, mut count) = (0, 0);
     for part in parts.iter().take(PIPELINE_COMMANDS) {
-        let command = commands.make(part.index);
-        bytes += length(&command);
-        if part.is_asking {
-            pipeline.cmd("ASKING");
-        }
-        pipeline.add_command(command);
+        length += commands.length(part.index) + OVERHEAD;
         count += 1;
-        if bytes >= PIPELINE_BYTES {
+        if length >= PIPELINE_BYTES {
             break;
         }
     }
-    (pipeline, count)
+    let mut bytes = Vec::with_capacity(length);
+    let mut replies = count;
+    for part in parts.iter().take(count) {
+        if part.is_asking {
+            redis::cmd("ASKING").write_packed_command(&mut bytes);
+            replies += 1;
+        }
+        commands.pack(part.index, &mut bytes);
+    }
+    (Packed { bytes: bytes.into(), commands: replies }, count)
 }
 
 /// The number of bytes in a command's arguments.

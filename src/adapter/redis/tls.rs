@@ -6,9 +6,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{Error, RootCertStore};
@@ -22,11 +20,9 @@ use crate::adapter::tls::{Names, Trust, config};
 #[derive(Clone)]
 pub(super) struct Connector(TlsConnector);
 
-/// The address of a server with TLS, and the certificates that are accepted for it.
+/// The name of a server with TLS, and the certificates that are accepted for it.
 #[derive(Clone)]
 pub(super) struct TlsServer {
-    host: String,
-    port: u16,
     name: ServerName<'static>,
     connector: TlsConnector,
 }
@@ -38,27 +34,17 @@ impl Connector {
         Ok(Self(TlsConnector::from(Arc::new(config))))
     }
 
-    /// A server at this address; the error says why its name cannot be used.
-    pub(super) fn to(&self, host: &str, port: u16) -> Result<TlsServer, String> {
+    /// A server of this name; the error says why the name cannot be used.
+    pub(super) fn to(&self, host: &str) -> Result<TlsServer, String> {
         let name = ServerName::try_from(host.to_owned());
         let name = name.map_err(|_no_name| format!("`{host}` is no name that TLS can ask for"))?;
-        Ok(TlsServer { host: host.to_owned(), port, name, connector: self.0.clone() })
+        Ok(TlsServer { name, connector: self.0.clone() })
     }
 }
 
 impl TlsServer {
-    /// Connects and does the TLS handshake.
-    pub(super) async fn connect(
-        &self,
-        keepalive: TcpKeepalive,
-        patience: Duration,
-    ) -> io::Result<TlsStream<TcpStream>> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-        stream.set_nodelay(true)?;
-        let socket = SockRef::from(&stream);
-        socket.set_tcp_keepalive(&keepalive)?;
-        #[cfg(target_os = "linux")]
-        socket.set_tcp_user_timeout(Some(patience))?;
+    /// Does the TLS handshake.
+    pub(super) async fn connect(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.connector.connect(self.name.clone(), stream).await
     }
 }

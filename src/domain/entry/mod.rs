@@ -140,6 +140,7 @@ pub fn entries<'r>(
             Some(sorted) => sorted.iter().for_each(|row| groups.place(rows, *row as usize)),
             None => (0..rows.len()).for_each(|row| groups.place(rows, row)),
         }
+        groups.gather();
         groups.finish(rows, &mut taken, &mut found);
     }
     found
@@ -163,6 +164,7 @@ pub fn shared_keys(
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
+        groups.gather();
         let to_check = groups.slots_to_check();
         for group in &groups.groups {
             let key = groups.key_of(group, rows);
@@ -189,6 +191,9 @@ struct Groups<'a> {
     by_values: HashMap<Vec<u8>, usize, RandomState>,
     /// The previous row and its group: neighbouring rows mostly belong to the same group.
     before: Option<(usize, Option<usize>)>,
+    /// Each row that has a group: the group's position, and the row. The groups get their members when the
+    /// number of each is known, so that no list grows.
+    placed: Vec<(usize, u32)>,
     scratch: Vec<u8>,
 }
 
@@ -196,7 +201,15 @@ struct Group {
     slot: usize,
     /// The position of the key's date among the tenant's dates; 0 if the key has no date.
     day: u16,
+    /// How many rows were placed.
+    rows: usize,
     members: Vec<u32>,
+}
+
+impl Group {
+    fn new(slot: usize, day: u16) -> Self {
+        Self { slot, day, rows: 0, members: Vec::new() }
+    }
 }
 
 /// The dates of keys with `{date}`.
@@ -229,6 +242,7 @@ impl<'a> Groups<'a> {
             groups: Vec::new(),
             by_values: HashMap::default(),
             before: None,
+            placed: Vec::new(),
             scratch: Vec::new(),
         };
         if key.template.is_static() {
@@ -247,7 +261,7 @@ impl<'a> Groups<'a> {
         };
         self.groups.reserve(slots * usize::from(days));
         for slot in 0..slots {
-            let of_slot = (0..days).map(|day| Group { slot, day, members: Vec::new() });
+            let of_slot = (0..days).map(|day| Group::new(slot, day));
             self.groups.extend(of_slot);
         }
     }
@@ -258,8 +272,22 @@ impl<'a> Groups<'a> {
             Some(_) | None => self.find(rows, row),
         };
         self.before = Some((row, group));
-        if let Some(group) = group.and_then(|index| self.groups.get_mut(index)) {
-            group.members.push(u32::try_from(row).unwrap_or(u32::MAX));
+        let Some(index) = group else { return };
+        if let Some(group) = self.groups.get_mut(index) {
+            group.rows += 1;
+            self.placed.push((index, u32::try_from(row).unwrap_or(u32::MAX)));
+        }
+    }
+
+    /// Gives each group the rows that were placed in it.
+    fn gather(&mut self) {
+        for group in &mut self.groups {
+            group.members.reserve_exact(group.rows);
+        }
+        for (index, row) in self.placed.drain(..) {
+            if let Some(group) = self.groups.get_mut(index) {
+                group.members.push(row);
+            }
         }
     }
 
@@ -294,7 +322,7 @@ impl<'a> Groups<'a> {
             return Some(index);
         }
         let index = self.groups.len();
-        self.groups.push(Group { slot, day, members: Vec::new() });
+        self.groups.push(Group::new(slot, day));
         self.by_values.insert(self.scratch.clone(), index);
         Some(index)
     }
