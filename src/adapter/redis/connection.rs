@@ -233,7 +233,7 @@ impl AsyncWrite for Lent {
 mod tests {
     use redis::RedisConnectionInfo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-    use tokio::task::JoinHandle;
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -241,7 +241,7 @@ mod tests {
     const ON_THE_WAY: usize = 64;
 
     /// A connection, the server's end of it, and what drives it.
-    async fn connected(patience: Duration) -> (Connection, DuplexStream, JoinHandle<()>) {
+    async fn connected(patience: Duration) -> (Connection, DuplexStream, JoinSet<()>) {
         let (ours, mut server) = duplex(ON_THE_WAY);
         let login = RedisConnectionInfo::default();
         let logged_in = Connection::log_in(Box::new(ours), &login, patience);
@@ -251,12 +251,13 @@ mod tests {
             server.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
         });
         let (connection, driver) = logged_in.unwrap();
-        let driver = tokio::spawn(driver);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(driver);
         // The rest of the login: the version.
         read_until(&mut server, "\r\n$").await;
         read_until(&mut server, "\r\n").await;
         read_until(&mut server, "\r\n").await;
-        (connection, server, driver)
+        (connection, server, tasks)
     }
 
     async fn read_until(server: &mut DuplexStream, end: &str) {
@@ -271,7 +272,7 @@ mod tests {
     }
 
     fn patient() -> Duration {
-        Duration::from_secs(60)
+        Duration::from_mins(1)
     }
 
     #[tokio::test]
@@ -290,8 +291,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_reply_is_the_same_however_it_is_cut() {
+        let (connection, mut server, _driver) = connected(patient()).await;
+        let replies = b"+OK\r\n+OK\r\n:7\r\n+OK\r\n+Other\r\n+OK\r\n";
+        for cut in 1..replies.len() {
+            let asked = connection.send(request("six ", 6));
+            let (asked, ()) = tokio::join!(biased; asked, async {
+                read_until(&mut server, "six ").await;
+                for part in [&replies[..cut], &replies[cut..]] {
+                    server.write_all(part).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            });
+            let other = Value::SimpleString("Other".to_owned());
+            let expected =
+                [Value::Okay, Value::Okay, Value::Int(7), Value::Okay, other, Value::Okay];
+            assert_eq!(asked.unwrap(), expected.map(Ok), "{cut}");
+        }
+    }
+
+    #[tokio::test]
     async fn when_the_connection_breaks_every_caller_hears_of_it() {
-        let (connection, mut server, driver) = connected(patient()).await;
+        let (connection, mut server, mut driver) = connected(patient()).await;
         let large = "x".repeat(2 * ON_THE_WAY);
         let asked = connection.send(request("one ", 1));
         let large = connection.send(request(&large, 1));
@@ -301,22 +322,22 @@ mod tests {
         });
         assert!(asked.unwrap_err().is_connection_dropped());
         assert!(large.unwrap_err().is_connection_dropped());
-        driver.await.unwrap();
+        driver.join_next().await.unwrap().unwrap();
         let later = connection.send(request("two", 1)).await;
         assert!(later.unwrap_err().is_connection_dropped());
     }
 
     #[tokio::test]
     async fn a_server_that_reads_nothing_is_left_when_nobody_holds_its_connection() {
-        let (connection, mut server, driver) = connected(Duration::from_millis(50)).await;
+        let (connection, mut server, mut driver) = connected(Duration::from_millis(50)).await;
         let large = "x".repeat(2 * ON_THE_WAY);
         let late = connection.send(request(&large, 1)).await;
         assert!(late.unwrap_err().is_timeout());
         let another = connection.clone();
         drop(connection);
-        assert!(!driver.is_finished());
+        assert!(driver.try_join_next().is_none());
         drop(another);
-        driver.await.unwrap();
+        driver.join_next().await.unwrap().unwrap();
         let mut left = Vec::new();
         server.read_to_end(&mut left).await.unwrap();
         assert_eq!(left.len(), ON_THE_WAY);
