@@ -10,6 +10,13 @@ pub mod postgres;
 pub mod redis;
 mod tls;
 
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A stream of bytes to a server and back.
+trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
+
 /// The first connection to a server failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -19,20 +19,16 @@ use redis::{
     Value, parse_redis_value_async,
 };
 use tokio::io::{
-    AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf, ReadHalf, WriteHalf,
-    split,
+    AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf, ReadHalf, WriteHalf, split,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::stream::Stream;
+use crate::adapter::Stream;
 
 /// How many requests may wait to be sent. More callers wait until there is room.
 const REQUESTS: usize = 64;
-
-/// The reply to a command that was done and has nothing to say.
-const WRITTEN: &[u8] = b"+OK\r\n";
 
 /// A connection that many callers share. It is closed when none of them holds it any more.
 #[derive(Clone)]
@@ -50,6 +46,12 @@ pub(super) struct Packed {
     pub(super) bytes: Bytes,
     /// How many commands they are: each has one reply.
     pub(super) commands: usize,
+}
+
+impl From<&Cmd> for Packed {
+    fn from(command: &Cmd) -> Self {
+        Self { bytes: command.get_packed_command().into(), commands: 1 }
+    }
 }
 
 struct Request {
@@ -104,8 +106,7 @@ impl Connection {
 
     /// Sends one command and reads its reply.
     pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let packed = Packed { bytes: command.get_packed_command().into(), commands: 1 };
-        let reply = self.send(packed).await?.pop().ok_or_else(closed)?;
+        let reply = self.send(command.into()).await?.pop().ok_or_else(closed)?;
         Ok(redis::from_redis_value(reply?)?)
     }
 }
@@ -137,21 +138,10 @@ async fn send(
 
 /// Reads replies until the connection breaks.
 async fn receive(from_server: ReadHalf<Box<dyn Stream>>, owed: &Owed) -> RedisError {
+    // The decoder alone asks the system for a few replies at a time.
     let mut from_server = BufReader::new(from_server);
     let mut decoder = Decoder::new();
     loop {
-        // Most replies only say that a value was written, and need no parser.
-        if decoder.buffer().is_empty() {
-            match from_server.fill_buf().await {
-                Ok(read) if read.starts_with(WRITTEN) => {
-                    from_server.consume(WRITTEN.len());
-                    owed.settle(Ok(Value::Okay));
-                    continue;
-                }
-                Ok(_) => {}
-                Err(error) => return error.into(),
-            }
-        }
         match parse_redis_value_async(&mut decoder, &mut from_server).await {
             // It answers no command that preheat sends.
             Ok(Value::Push { .. }) => {}
@@ -337,7 +327,8 @@ mod tests {
         drop(connection);
         assert!(driver.try_join_next().is_none());
         drop(another);
-        driver.join_next().await.unwrap().unwrap();
+        let ended = timeout(patient(), driver.join_next()).await;
+        ended.expect("the connection is closed").unwrap().unwrap();
         let mut left = Vec::new();
         server.read_to_end(&mut left).await.unwrap();
         assert_eq!(left.len(), ON_THE_WAY);

@@ -44,7 +44,7 @@ pub(super) struct Link {
     tasks: Tasks,
 }
 
-/// The tasks of a link's connections: those that drive connections with TLS, and those that watch over
+/// The tasks of a link's connections: those that drive connections, and those that watch over
 /// primaries. Each ends with its connection.
 pub(super) type Tasks = Arc<Mutex<JoinSet<()>>>;
 

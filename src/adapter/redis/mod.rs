@@ -146,7 +146,10 @@ impl RedisCache {
     }
 
     fn key(&self, command: &mut Cmd, key: &str) {
-        write_pieces(command, [self.prefix.as_bytes(), key.as_bytes()].into_iter());
+        let mut argument = command.writer_for_next_arg();
+        for piece in [self.prefix.as_bytes(), key.as_bytes()] {
+            let _a_vec_takes_all = argument.write_all(piece);
+        }
     }
 
     /// Removes some keys.
@@ -340,14 +343,6 @@ fn pack_argument<'p>(into: &mut Vec<u8>, length: usize, pieces: impl Iterator<It
         into.extend_from_slice(piece);
     }
     into.extend_from_slice(b"\r\n");
-}
-
-/// Writes one argument from several pieces, without joining them elsewhere first.
-fn write_pieces<'p>(command: &mut Cmd, pieces: impl Iterator<Item = &'p [u8]>) {
-    let mut argument = command.writer_for_next_arg();
-    for piece in pieces {
-        let _a_vec_takes_all = argument.write_all(piece);
-    }
 }
 
 #[cfg(test)]

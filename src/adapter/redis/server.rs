@@ -91,8 +91,7 @@ impl Server {
     pub(super) async fn reach(&self) -> Result<(), ConnectError> {
         tokio::try_join!(self.values.check(), self.questions.check())?;
         let away = |message| ConnectError { kind: ConnectErrorKind::Unreachable, message };
-        let ping = redis::cmd("PING").get_packed_command();
-        let ping = Packed { bytes: ping.into(), commands: 1 };
+        let ping = Packed::from(&redis::cmd("PING"));
         let asked = self.send(Role::Questions, OnBreak::Resend, &ping).await;
         let replies = asked.map_err(|error| away(error.message))?;
         // An ACL may deny this user the command. That says nothing about the server.

@@ -1,13 +1,15 @@
-//! A stream of bytes to a server and back.
+//! Where servers listen, and how to connect there.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures::future::select_ok;
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
 
+use crate::adapter::Stream;
 use crate::domain::server_url::Endpoint;
 
 use super::tls::TlsServer;
@@ -15,11 +17,6 @@ use super::tls::TlsServer;
 /// TCP keepalive: an idle connection is probed after this time, and again at this interval. So a
 /// peer that vanished is noticed, and routers on the way keep the connection open.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-
-/// A stream of bytes to a server and back.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// Where a server listens.
 #[derive(Clone)]
@@ -52,7 +49,7 @@ impl Place {
 
 async fn tcp(endpoint: &Endpoint, patience: Duration) -> io::Result<TcpStream> {
     let Endpoint { host, port } = endpoint;
-    let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    let stream = race(lookup_host((host.as_str(), *port)).await?).await?;
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -62,4 +59,56 @@ async fn tcp(endpoint: &Endpoint, patience: Duration) -> io::Result<TcpStream> {
     #[cfg(not(target_os = "linux"))]
     let _ = patience;
     Ok(stream)
+}
+
+/// Connects to all of these addresses, and keeps the first connection: a host may have addresses from which
+/// no answer comes.
+async fn race(addresses: impl Iterator<Item = SocketAddr>) -> io::Result<TcpStream> {
+    let attempts: Vec<_> = addresses.map(|one| Box::pin(TcpStream::connect(one))).collect();
+    if attempts.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the host has no address"));
+    }
+    select_ok(attempts).await.map(|(stream, _others)| stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use redis::io::tcp::socket2::{Domain, Socket, Type};
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Far less than the system tries an address that does not answer.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// A server that accepts nothing and whose queue is full, so that no further client hears from it.
+    fn silent() -> (SocketAddr, Vec<Socket>) {
+        let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let server = socket();
+        server.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        server.listen(0).unwrap();
+        let address = server.local_addr().unwrap();
+        let mut sockets = vec![server];
+        for _ in 0..8 {
+            let client = socket();
+            client.set_nonblocking(true).unwrap();
+            let _under_way = client.connect(&address);
+            sockets.push(client);
+        }
+        (address.as_socket().unwrap(), sockets)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_does_not_keep_from_one_that_does() {
+        let (silent, _queue) = silent();
+        let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = server.local_addr().unwrap();
+        let connected = timeout(PATIENCE, race([silent, address].into_iter())).await;
+        let stream = connected.expect("the other address is tried as well").unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+        assert!(race([].into_iter()).await.is_err());
+    }
 }

@@ -140,7 +140,6 @@ pub fn entries<'r>(
             Some(sorted) => sorted.iter().for_each(|row| groups.place(rows, *row as usize)),
             None => (0..rows.len()).for_each(|row| groups.place(rows, row)),
         }
-        groups.gather();
         groups.finish(rows, &mut taken, &mut found);
     }
     found
@@ -164,7 +163,6 @@ pub fn shared_keys(
         for row in 0..rows.len() {
             groups.place(rows, row);
         }
-        groups.gather();
         let to_check = groups.slots_to_check();
         for group in &groups.groups {
             let key = groups.key_of(group, rows);
@@ -191,9 +189,6 @@ struct Groups<'a> {
     by_values: HashMap<Vec<u8>, usize, RandomState>,
     /// The previous row and its group: neighbouring rows mostly belong to the same group.
     before: Option<(usize, Option<usize>)>,
-    /// Each row that has a group: the group's position, and the row. The groups get their members when the
-    /// number of each is known, so that no list grows.
-    placed: Vec<(usize, u32)>,
     scratch: Vec<u8>,
 }
 
@@ -201,15 +196,7 @@ struct Group {
     slot: usize,
     /// The position of the key's date among the tenant's dates; 0 if the key has no date.
     day: u16,
-    /// How many rows were placed.
-    rows: usize,
     members: Vec<u32>,
-}
-
-impl Group {
-    fn new(slot: usize, day: u16) -> Self {
-        Self { slot, day, rows: 0, members: Vec::new() }
-    }
 }
 
 /// The dates of keys with `{date}`.
@@ -242,7 +229,6 @@ impl<'a> Groups<'a> {
             groups: Vec::new(),
             by_values: HashMap::default(),
             before: None,
-            placed: Vec::new(),
             scratch: Vec::new(),
         };
         if key.template.is_static() {
@@ -261,7 +247,7 @@ impl<'a> Groups<'a> {
         };
         self.groups.reserve(slots * usize::from(days));
         for slot in 0..slots {
-            let of_slot = (0..days).map(|day| Group::new(slot, day));
+            let of_slot = (0..days).map(|day| Group { slot, day, members: Vec::new() });
             self.groups.extend(of_slot);
         }
     }
@@ -272,22 +258,8 @@ impl<'a> Groups<'a> {
             Some(_) | None => self.find(rows, row),
         };
         self.before = Some((row, group));
-        let Some(index) = group else { return };
-        if let Some(group) = self.groups.get_mut(index) {
-            group.rows += 1;
-            self.placed.push((index, u32::try_from(row).unwrap_or(u32::MAX)));
-        }
-    }
-
-    /// Gives each group the rows that were placed in it.
-    fn gather(&mut self) {
-        for group in &mut self.groups {
-            group.members.reserve_exact(group.rows);
-        }
-        for (index, row) in self.placed.drain(..) {
-            if let Some(group) = self.groups.get_mut(index) {
-                group.members.push(row);
-            }
+        if let Some(group) = group.and_then(|index| self.groups.get_mut(index)) {
+            group.members.push(u32::try_from(row).unwrap_or(u32::MAX));
         }
     }
 
@@ -322,7 +294,7 @@ impl<'a> Groups<'a> {
             return Some(index);
         }
         let index = self.groups.len();
-        self.groups.push(Group::new(slot, day));
+        self.groups.push(Group { slot, day, members: Vec::new() });
         self.by_values.insert(self.scratch.clone(), index);
         Some(index)
     }

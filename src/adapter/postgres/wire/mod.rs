@@ -16,13 +16,14 @@ use fallible_iterator::FallibleIterator;
 use futures::FutureExt;
 use postgres_protocol::message::backend::{DataRowBody, ErrorResponseBody, Message};
 use postgres_protocol::message::frontend;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub(super) use self::connect::Purpose;
 pub(super) use self::parameter::Parameter;
 pub(super) use self::query::{Described, Execution, Row, Stopped};
 pub(super) use self::refusal::Refused;
 use self::types::OwnTypes;
+use crate::adapter::Stream;
 
 /// How much is read at once.
 const READ_BYTES: usize = 128 << 10;
@@ -50,10 +51,6 @@ pub(super) struct Session {
     /// The database's own types that this session has met.
     types: OwnTypes,
 }
-
-trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for S {}
 
 /// A row of a simple query: its columns as texts.
 pub(super) type TextRow = Vec<Option<String>>;
