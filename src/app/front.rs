@@ -27,14 +27,14 @@ pub(super) struct Front {
 impl Front {
     /// Starts to listen. Until [`Self::works`], the answers say that the worker waits for its
     /// servers.
-    pub(super) async fn open(settings: &Settings, waiting: Waiting) -> Result<Self, AppError> {
-        let listener = bind(settings.http.listen).await?;
+    pub(super) fn open(settings: &Settings, waiting: Waiting) -> Result<Self, AppError> {
+        let listener = bind(settings.http.listen)?;
         let listen = listener.local_addr().context("could not tell the address of HTTP")?;
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let mut probes = None;
         if let Some(address) = settings.http.probes {
-            let listener = bind(address).await?;
+            let listener = bind(address)?;
             let routes = Routes::from(http::starting_probes(waiting.clone()));
             tasks.spawn(http::serve(listener, routes.clone(), shutdown.clone()));
             probes = Some(routes);
@@ -62,7 +62,6 @@ impl Front {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
-    let listener = TcpListener::bind(address).await;
-    Ok(listener.with_context(|| format!("could not listen on `{address}`"))?)
+fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    Ok(http::listen(address).with_context(|| format!("could not listen on `{address}`"))?)
 }

@@ -409,7 +409,7 @@ pub async fn serve(
         ownership: Arc::clone(&fleet.ownership),
     };
     let start = Start::new(&servers, around);
-    let front = Front::open(settings, start.waiting()).await?;
+    let front = Front::open(settings, start.waiting())?;
     let connecting = async {
         let mut app = start.connect(settings, files.jobs().clone(), servers).await?;
         let (stores, pauses) = start.stores(settings, &app).await?;

@@ -48,7 +48,7 @@ pub use self::health::{HealthError, health, metrics, reachable};
 use self::idempotency::Requests;
 pub use self::mount::mounted;
 use self::openapi::Api;
-pub use self::server::{Routes, serve};
+pub use self::server::{Routes, listen, serve};
 use self::sign_in::Tries;
 pub use self::starting::{Waiting, starting, starting_probes};
 use crate::engine::schedule::handle::Handle;

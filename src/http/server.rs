@@ -1,6 +1,7 @@
 //! Accepts connections, and limits their number, their slowness and their lifetime.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Sleep;
@@ -29,6 +30,9 @@ use crate::observe::event;
 const MAX_CONNECTIONS: usize = 256;
 /// A server accepts this many connections, however few files the process may open.
 const MIN_CONNECTIONS: usize = 8;
+/// This many connections may wait to be accepted. More, and the system ignores the handshakes of new
+/// ones: a probe among them would try again after one, three and seven seconds.
+const MAX_QUEUE: u32 = 1024;
 /// The time limit for the head of the next request. After it, the server closes the connection.
 const MAX_HEAD_TIME: Duration = Duration::from_secs(5);
 /// A client that takes nothing of its answer for this long loses its connection.
@@ -63,6 +67,15 @@ impl From<Router> for Routes {
     fn from(router: Router) -> Self {
         Self(watch::Sender::new(router))
     }
+}
+
+/// Listens on the address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart does not wait until the system has forgotten the connections of the last process.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(MAX_QUEUE)
 }
 
 /// Serves until `shutdown`, and then gives requests under way a few seconds to finish.
@@ -173,9 +186,10 @@ async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: C
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
+        // A head that has arrived counts, although the connection's chance is over.
         biased;
-        () = place.makes_room() => return,
         ended = connection.as_mut() => ended,
+        () = place.makes_room() => return,
         () = sending.stalls(MAX_STALL) => return,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
@@ -188,5 +202,24 @@ async fn connection(stream: TcpStream, routes: Routes, place: Place, shutdown: C
     };
     if let Err(error) = ended {
         event::ConnectionBroken { message: &error.to_string() }.log();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use futures::future::try_join_all;
+
+    use super::*;
+
+    /// More than the system's default, which is 128.
+    #[tokio::test]
+    async fn hundreds_of_connections_may_wait_to_be_accepted() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = try_join_all((0..300).map(|_| TcpStream::connect(address)));
+        let connected = tokio::time::timeout(Duration::from_secs(20), connections).await;
+        assert_eq!(connected.unwrap().unwrap().len(), 300);
     }
 }

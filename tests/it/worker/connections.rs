@@ -13,7 +13,7 @@ use crate::support::{LONG, Running, eventually, preheat};
 
 /// More connections than a worker accepts.
 const MANY: usize = 300;
-/// How long a probe may take on a slow machine whose queue of new connections overflows at first.
+/// How long a probe may take on a slow machine.
 const PROMPT: Duration = Duration::from_secs(5);
 
 /// Opens connections that send half a request head each, and opens each again when it is closed.
