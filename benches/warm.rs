@@ -485,18 +485,25 @@ impl Bench {
         let mut cache = self.cache().await;
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut cache).await.unwrap();
         let mut entries = Entries { keys: 0, bytes: 0, commands };
-        for key in keys.iter().filter(|key| !key.starts_with("preheat:")) {
-            let (value, ttl): (Vec<u8>, i64) =
-                redis::pipe().get(key).pttl(key).query_async(&mut cache).await.unwrap();
-            entries.keys += 1;
-            entries.bytes += value.len();
-            let ttl = ttl.to_string();
-            let words = [b"SET", key.as_bytes(), &value, b"PX", ttl.as_bytes()];
-            write!(file, "*{}\r\n", words.len()).unwrap();
-            for word in words {
-                write!(file, "${}\r\n", word.len()).unwrap();
-                file.write_all(word).unwrap();
-                file.write_all(b"\r\n").unwrap();
+        let keys: Vec<&String> = keys.iter().filter(|key| !key.starts_with("preheat:")).collect();
+        for keys in keys.chunks(1000) {
+            let mut reads = redis::pipe();
+            for key in keys {
+                reads.get(key).pttl(key);
+            }
+            let read: Vec<(Vec<u8>, i64)> = reads.query_async(&mut cache).await.unwrap();
+            for (key, (value, ttl)) in keys.iter().zip(read) {
+                assert!(ttl > 0, "{key} has expired, or never will: its TTL is {ttl} ms");
+                entries.keys += 1;
+                entries.bytes += value.len();
+                let ttl = ttl.to_string();
+                let words = [b"SET", key.as_bytes(), &value, b"PX", ttl.as_bytes()];
+                write!(file, "*{}\r\n", words.len()).unwrap();
+                for word in words {
+                    write!(file, "${}\r\n", word.len()).unwrap();
+                    file.write_all(word).unwrap();
+                    file.write_all(b"\r\n").unwrap();
+                }
             }
         }
         file.flush().unwrap();
