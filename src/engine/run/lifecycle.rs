@@ -179,7 +179,7 @@ impl Runner {
         date::keep_with_zone(job, &list, &mut positions, started_at, |tenant, error| {
             let message = error.to_string();
             if let Some(tenant) = tenant {
-                self.not_warm.fail(spec, tenant, (FailureKind::TimeZone, &message), started_at);
+                self.not_warm.fail(spec, tenant, (FailureKind::TimeZone, &message), &self.ports);
             }
             fail_one(FailureKind::TimeZone, tenant, message, report);
         });

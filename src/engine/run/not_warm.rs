@@ -278,16 +278,31 @@ impl NotWarm {
         show(&table, job, metrics);
     }
 
+    /// Forgets tenants that are no longer active, in all jobs.
+    pub(crate) fn forget(&self, departed: &HashSet<&str>, metrics: &Metrics) {
+        let mut table = self.lock();
+        let jobs: Vec<JobName> = table.jobs.keys().cloned().collect();
+        for job in &jobs {
+            table.retain(job, |owner| {
+                owner.as_ref().is_none_or(|tenant| !departed.contains(tenant.as_str()))
+            });
+            show(&table, job, metrics);
+        }
+    }
+
     /// Records that a tenant of a job failed before it was in a batch.
     pub(crate) fn fail(
         &self,
         spec: &RunSpec,
         tenant: &str,
         (kind, message): (FailureKind, &str),
-        now: DateTime<Utc>,
+        ports: &Ports,
     ) {
         let failed = Failed { reason: Reason::Failed(kind), message: &Arc::from(message) };
-        self.lock().fail(&spec.job.name, Some(TenantId::new(tenant)), failed, now);
+        let (job, owner) = (&spec.job.name, Some(TenantId::new(tenant)));
+        let mut table = self.lock();
+        table.fail(job, owner, failed, ports.clock.now());
+        show(&table, job, &ports.metrics);
     }
 
     /// Records what a batch left undone; all its other tenants are warm.

@@ -104,6 +104,8 @@ impl Runner {
         if departed.is_empty() {
             return Ok(());
         }
+        let ids = departed.iter().map(|tenant| tenant.id.as_str()).collect();
+        self.not_warm.forget(&ids, &self.metrics);
         let now = self.clock.now();
         let sweep = Sweep { runner: self, jobs, active: &active, now };
         if !sweep.remove_keys_of(&departed, swept).await? {

@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use preheat::domain::job::{Job, JobName};
+use preheat::domain::job::{DateZone, Dates, Job, JobName};
 use preheat::domain::report::FailureKind;
 use preheat::domain::run::{Outcome, RunFilter};
 use preheat::domain::schedule::Schedule;
+use preheat::domain::tenant::Tenants;
 use preheat::engine::ports::{Clock, SourceErrorKind};
 use preheat::engine::run::not_warm::{Listed, Reason, Wanted};
 use preheat::overview::{Board, Level, TroubleKind, WarmState};
 
 use super::record::Fickle;
 use super::{
-    MINUTE, SECOND, Setup, World, a_row_each, at, job, many, refused, slow_reads, start, tenants,
+    MINUTE, SECOND, Setup, World, a_row_each, at, job, key, many, refused, slow_reads, start,
+    tenants,
 };
 
 fn listed(world: &World) -> Vec<Listed> {
@@ -76,6 +78,39 @@ async fn a_tenant_that_is_no_longer_active_and_a_job_that_is_gone_are_forgotten(
     world.settle().await;
     assert!(listed(&world).is_empty());
     assert!(!world.metrics.encode().contains(NOT_WARM));
+}
+
+#[tokio::test]
+async fn a_tenant_that_left_is_forgotten_before_the_next_run_over_all_tenants() {
+    let (world, _fails) = failing(job("list"), 5, &["t3", "t4"]);
+    world.warm("list").await;
+    world.source.set_tenants(tenants(4));
+    world.clock.advance(MINUTE).await;
+    world.warm_some("list", &["t0"]).await;
+    world.settle().await;
+    assert_eq!(names(&world), ["t3"]);
+    assert_eq!(world.metric(NOT_WARM), 1);
+}
+
+#[tokio::test]
+async fn a_tenant_whose_time_zone_is_unknown_counts_whichever_run_finds_it() {
+    let zones = |zone| {
+        let mut list = Tenants::with_columns(["timezone"]);
+        list.push("t0", [Some(zone)]);
+        list
+    };
+    let zone = DateZone::TenantColumn("timezone".to_owned());
+    let dates = Some(Dates { days: 2, zone, column: None });
+    let daily = Job { keys: vec![key("list:{tenant_id}:{date}")], dates, ..job("list") };
+    let world = Setup::new([daily], zones("Asia/Tokyo")).start();
+    world.warm("list").await;
+    assert_eq!(world.metric(NOT_WARM), 0);
+    for (zone, count) in [("Mars/Olympus", 1), ("Asia/Tokyo", 0)] {
+        world.source.set_tenants(zones(zone));
+        world.warm_some("list", &["t0"]).await;
+        assert_eq!(names(&world).len(), count, "{zone}");
+        assert_eq!(world.metric(NOT_WARM) as usize, count, "{zone}");
+    }
 }
 
 #[tokio::test]
