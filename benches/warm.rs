@@ -497,18 +497,21 @@ impl Bench {
                 entries.keys += 1;
                 entries.bytes += value.len();
                 let ttl = ttl.to_string();
-                let words = [b"SET", key.as_bytes(), &value, b"PX", ttl.as_bytes()];
-                write!(file, "*{}\r\n", words.len()).unwrap();
-                for word in words {
-                    write!(file, "${}\r\n", word.len()).unwrap();
-                    file.write_all(word).unwrap();
-                    file.write_all(b"\r\n").unwrap();
-                }
+                write_command(&mut file, &[b"SET", key.as_bytes(), &value, b"PX", ttl.as_bytes()]);
             }
         }
         file.flush().unwrap();
         assert!(entries.keys > 0, "nothing was warmed");
         entries
+    }
+}
+
+fn write_command(file: &mut BufWriter<File>, words: &[&[u8]]) {
+    write!(file, "*{}\r\n", words.len()).unwrap();
+    for word in words {
+        write!(file, "${}\r\n", word.len()).unwrap();
+        file.write_all(word).unwrap();
+        file.write_all(b"\r\n").unwrap();
     }
 }
 

@@ -243,9 +243,7 @@ impl NotWarm {
 
     /// Forgets the tenants whose shares the worker no longer holds.
     pub(crate) fn keep_shares(&self, held: Shares, metrics: &Metrics) {
-        let mut table = self.lock();
-        let jobs: Vec<JobName> = table.jobs.keys().cloned().collect();
-        for job in &jobs {
+        self.in_each_job(metrics, |table, job| {
             table.retain(job, |owner| match owner {
                 Some(tenant) => held.has_tenant(tenant.as_str()),
                 None => held.has(Share::of_job(job)),
@@ -253,8 +251,7 @@ impl NotWarm {
             if let Some(of_job) = table.jobs.get_mut(job).filter(|_| held.is_empty()) {
                 (of_job.unnamed, of_job.unnamed_before) = (0, 0);
             }
-            show(&table, job, metrics);
-        }
+        });
     }
 
     /// Forgets the tenants of a job that are no longer active or in these shares: a run over all tenants begins.
@@ -280,14 +277,10 @@ impl NotWarm {
 
     /// Forgets tenants that are no longer active, in all jobs.
     pub(crate) fn forget(&self, departed: &HashSet<&str>, metrics: &Metrics) {
-        let mut table = self.lock();
-        let jobs: Vec<JobName> = table.jobs.keys().cloned().collect();
-        for job in &jobs {
-            table.retain(job, |owner| {
-                owner.as_ref().is_none_or(|tenant| !departed.contains(tenant.as_str()))
-            });
-            show(&table, job, metrics);
-        }
+        let has_left = |tenant: &TenantId| departed.contains(tenant.as_str());
+        self.in_each_job(metrics, |table, job| {
+            table.retain(job, |owner| !owner.as_ref().is_some_and(has_left));
+        });
     }
 
     /// Records that a tenant of a job failed before it was in a batch.
@@ -345,6 +338,16 @@ impl NotWarm {
             table.fail(job, owner, one, now);
         }
         show(&table, job, &ports.metrics);
+    }
+
+    /// Changes the tenants of each job, and shows how many are left.
+    fn in_each_job(&self, metrics: &Metrics, mut change: impl FnMut(&mut Table, &JobName)) {
+        let mut table = self.lock();
+        let jobs: Vec<JobName> = table.jobs.keys().cloned().collect();
+        for job in &jobs {
+            change(&mut table, job);
+            show(&table, job, metrics);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
